@@ -1,1 +1,9 @@
-//! placeholder
+//! The process kit: what every long-running part of the bus needs and that has nothing to do with messaging.
+//!
+//! Values (`bytesize`), pure decisions (`backoff`, `restart`), the life of a process (`telemetry`, `trace`, `ready`, `drain`,
+//! `tasks`), its doors (`serve`, `admin`, `metrics`), its children (`process`, `launch`, `logs`) and its folder (`state`).
+//! Nothing here knows NATS, events or agents; the services are built from these parts, never the other way round.
+
+mod otlp;
+pub mod telemetry;
+pub mod trace;
