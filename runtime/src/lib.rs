@@ -4,12 +4,15 @@
 //! `tasks`), its doors (`serve`, `admin`, `metrics`), its children (`process`, `launch`, `logs`) and its folder (`state`).
 //! Nothing here knows NATS, events or agents; the services are built from these parts, never the other way round.
 
+pub mod admin;
 pub mod backoff;
 pub mod bytesize;
 pub mod drain;
+pub mod metrics;
 mod otlp;
 pub mod ready;
 pub mod restart;
+pub mod serve;
 pub mod tasks;
 pub mod telemetry;
 pub mod trace;

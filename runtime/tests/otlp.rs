@@ -1,4 +1,5 @@
 //! Spans really arrive at a collector: over gRPC and over HTTP, from a `current_thread` runtime, flushed at shutdown.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test helper fails its test")]
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
