@@ -70,6 +70,26 @@ async fn servers_start_side_by_side_and_die_when_dropped() {
 }
 
 #[tokio::test]
+async fn in_operator_mode_only_holders_of_a_token_get_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let authority = crate::identity::Authority::generate("default");
+    let operator = OperatorMode {
+        operator_jwt: authority.operator_jwt(now).unwrap(),
+        system_account: authority.system_account(),
+        accounts: authority.accounts(now).unwrap(),
+    };
+    let config = ConfigOptions { operator: Some(operator), sync_always: true, ..in_folder(folder.path()) };
+    let server = Server::start(&real().await, folder.path(), config, None).await.unwrap();
+    async_nats::connect(server.url()).await.expect_err("nobody gets in without a token");
+    let token = authority.control_plane(now).unwrap().file();
+    let holder = async_nats::ConnectOptions::with_credentials(&token).unwrap().connect(server.url()).await.unwrap();
+    let jetstream = async_nats::jetstream::new(holder);
+    jetstream.query_account().await.expect("JetStream is on for the account");
+    server.stop(Duration::from_secs(10)).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_taken_port_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
