@@ -3,7 +3,11 @@
 //! Units: `d`, `h`, `m`, `s`, `ms`, `us`, `ns`. Never negative; at most `MAX`. Used for the HTTP API, the configuration
 //! and the command line, so that a duration looks the same everywhere.
 
+use std::fmt;
 use std::time::Duration;
+
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The longest duration accepted: 10 000 days. More is a mistake, and it keeps all sums with dates in range.
 pub const MAX: Duration = Duration::from_secs(10_000 * 86_400);
@@ -28,6 +32,10 @@ pub enum Error {
     #[error("`{0}` is too long; a duration is at most 10000d")]
     TooLong(String),
 }
+
+/// A duration in JSON or YAML: written as text, read from text or from a number of seconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Text(pub Duration);
 
 /// Reads a duration. Parts add up: `1h30m`. A fraction is allowed, down to nanoseconds.
 pub fn parse(text: &str) -> Result<Duration, Error> {
@@ -78,6 +86,44 @@ pub fn from_proto(duration: &prost_types::Duration) -> Option<Duration> {
     let seconds = u64::try_from(duration.seconds).ok()?;
     let nanos = u32::try_from(duration.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
     Some(Duration::new(seconds, nanos))
+}
+
+impl Serialize for Text {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format(self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TextVisitor)
+    }
+}
+
+struct TextVisitor;
+
+impl Visitor<'_> for TextVisitor {
+    type Value = Text;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a duration like \"30s\" or a number of seconds")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Text, E> {
+        parse(text).map(Text).map_err(E::custom)
+    }
+
+    fn visit_u64<E: de::Error>(self, seconds: u64) -> Result<Text, E> {
+        self.visit_str(&seconds.to_string())
+    }
+
+    fn visit_i64<E: de::Error>(self, seconds: i64) -> Result<Text, E> {
+        self.visit_str(&seconds.to_string())
+    }
+
+    fn visit_f64<E: de::Error>(self, seconds: f64) -> Result<Text, E> {
+        self.visit_str(&seconds.to_string())
+    }
 }
 
 /// `number` × `scale` in nanoseconds; digits of a fraction below a nanosecond are an error, not rounded away.
@@ -134,6 +180,20 @@ mod tests {
         for text in ["10001d", "99999999999999999999s", "99999999999999999999d99999999999999999999d"] {
             assert_eq!(parse(text), Err(Error::TooLong(text.into())), "{text}");
         }
+    }
+
+    #[test]
+    fn in_json_it_is_text_or_a_number_of_seconds() {
+        let check = |json: &str, millis: u64| {
+            assert_eq!(serde_json::from_str::<Text>(json).unwrap(), Text(Duration::from_millis(millis)), "{json}");
+        };
+        check(r#""1h30m""#, 5_400_000);
+        check("5", 5_000);
+        check("0.5", 500);
+        for bad in ["-5", "null", "true", "1e300", r#""soon""#, "[]"] {
+            assert!(serde_json::from_str::<Text>(bad).is_err(), "{bad}");
+        }
+        assert_eq!(serde_json::to_string(&Text(Duration::from_millis(1500))).unwrap(), r#""1s500ms""#);
     }
 
     proptest! {

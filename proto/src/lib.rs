@@ -13,6 +13,7 @@ pub mod code;
 pub mod duration;
 pub mod failure;
 pub mod head;
+pub mod json;
 pub mod name;
 #[cfg(test)]
 mod testing;
