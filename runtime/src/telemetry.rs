@@ -107,10 +107,13 @@ fn start(target: Option<Target>, options: &Options) -> Result<Telemetry, Error> 
     Ok(Telemetry { pipeline, tracer })
 }
 
+fn filter(value: Option<String>) -> Result<EnvFilter, Error> {
+    let filter = value.filter(|value| !value.trim().is_empty()).unwrap_or_else(|| LOG_DEFAULT.to_owned());
+    EnvFilter::try_new(&filter).map_err(|source| Error::Filter { filter, source })
+}
+
 fn logs(json: bool) -> Result<(), Error> {
-    let filter = std::env::var(LOG_VARIABLE).ok().filter(|filter| !filter.trim().is_empty());
-    let filter = filter.unwrap_or_else(|| LOG_DEFAULT.to_owned());
-    let directives = EnvFilter::try_new(&filter).map_err(|source| Error::Filter { filter, source })?;
+    let directives = filter(std::env::var(LOG_VARIABLE).ok())?;
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let builder = tracing_subscriber::fmt().with_env_filter(directives).with_writer(std::io::stderr).with_ansi(colour);
     // Fails only when there is a subscriber already, and then that one stays.
@@ -140,5 +143,17 @@ impl Telemetry {
             Ok(Err(error)) => warn!(%error, "last spans not exported"),
             Err(_) => warn!("last spans not exported in time"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_filter_has_a_default_and_is_checked() {
+        assert_eq!(filter(Some(" ".to_owned())).unwrap().to_string(), filter(None).unwrap().to_string());
+        let error = filter(Some("agentbus=loud".to_owned())).unwrap_err().to_string();
+        assert!(error.contains("agentbus=loud") && error.contains("AGENTBUS_LOG"), "{error}");
     }
 }
