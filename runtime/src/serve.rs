@@ -1,6 +1,6 @@
 //! The only accept loop: serves an axum router on TCP or on a unix socket, HTTP/1.1 and cleartext HTTP/2 (gRPC) alike.
 //!
-//! `TCP_NODELAY` is always on: without it every unary call waits 44 ms for a delayed ACK. Connections are bounded, and a
+//! `TCP_NODELAY` is always on: without it a unary call can wait 44 ms for a delayed ACK. Connections are bounded, and a
 //! shutdown is bounded too: first no new connections, then the open ones finish their requests, then they are cut.
 //! Long streams must be ended by their handlers; this loop only waits for them. Access control is the router's business.
 
@@ -153,5 +153,20 @@ where
     };
     if let Err(error) = result {
         debug!(%error, "connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn accepted_connections_do_not_wait_to_fill_a_packet() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        match accept(&Socket::Tcp(listener)).await.unwrap() {
+            Stream::Tcp(stream) => assert!(stream.nodelay().unwrap()),
+            Stream::Unix(_) => panic!("not a TCP stream"),
+        }
     }
 }

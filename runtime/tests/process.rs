@@ -189,11 +189,21 @@ fn supervisor_stage() {
     let Ok(file) = std::env::var("TEST_PID_FILE") else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        // From a thread that ends at once: the child must outlive it.
+        // From a thread that ends once the child runs: the child must outlive it.
         let spec = launched(shell(&format!("echo $$ > {file}~; mv {file}~ {file}; exec sleep 1000")));
         let handle = tokio::runtime::Handle::current();
-        let spawned = std::thread::spawn(move || handle.block_on(spec.spawn()));
-        let mut child = tokio::task::spawn_blocking(|| spawned.join().unwrap()).await.unwrap().unwrap();
+        let thread = std::thread::spawn({
+            let file = file.clone();
+            move || {
+                handle.block_on(async {
+                    let child = spec.spawn().await.unwrap();
+                    pid_in(Path::new(&file)).await;
+                    child
+                })
+            }
+        });
+        let mut child = tokio::task::spawn_blocking(|| thread.join().unwrap()).await.unwrap();
+        std::fs::write(format!("{file}.joined"), "").unwrap();
         child.wait().await.unwrap();
     });
 }
@@ -211,7 +221,9 @@ async fn a_killed_supervisor_leaves_no_orphan() {
     ];
     let mut supervisor = spec.spawn().await.unwrap();
     let orphan = pid_in(&file).await;
-    assert!(alive(orphan), "it outlives the thread that asked for it");
+    until("the thread to end", || folder.path().join("pid.joined").exists().then_some(())).await;
+    let early = tokio::time::timeout(Duration::from_millis(100), gone(orphan)).await;
+    assert!(early.is_err(), "it outlives the thread that asked for it");
     kill_process(Pid::from_raw(i32::try_from(supervisor.pid()).unwrap()).unwrap(), Signal::KILL).unwrap();
     assert_eq!(supervisor.wait().await.unwrap().signal, Some(9));
     gone(orphan).await;
