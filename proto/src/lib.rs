@@ -2,8 +2,9 @@
 //!
 //! - `event::v1`, `sidecar::v1`: generated from the .proto files beside this crate; every field is explained there.
 //!   `sidecar::wire` is the same service as the sidecar serves it: events stay encoded.
-//! - [`Address`], [`name`], [`validate`](mod@validate), [`EventHead`]: what is allowed, decided in one place.
+//! - [`id`], [`Address`], [`name`], [`validate`](mod@validate), [`EventHead`]: what is allowed, decided in one place.
 //! - [`Code`], [`Fault`]: what can go wrong, and how it looks over gRPC, HTTP and as an exit code.
+//! - [`json`]: how events look over HTTP and to people; [`legacy`]: the existing message format.
 //! - [`duration`], [`timestamp`]: how times are written for people.
 //!
 //! Nothing here does input or output, and nothing knows the broker.
@@ -13,7 +14,9 @@ pub mod code;
 pub mod duration;
 pub mod failure;
 pub mod head;
+pub mod id;
 pub mod json;
+pub mod legacy;
 pub mod name;
 #[cfg(test)]
 mod testing;
@@ -54,3 +57,42 @@ pub mod sidecar {
 
 /// The encoded `FileDescriptorSet` of the contract with its imports, for gRPC reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agentbus.binpb"));
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use prost::Message;
+
+    use super::*;
+    use crate::event::v1::Event;
+    use crate::sidecar::{v1, wire};
+    use crate::testing::any_event;
+
+    #[test]
+    fn the_descriptors_hold_the_contract_and_its_imports() {
+        let set = prost_types::FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap();
+        let names: Vec<&str> = set.file.iter().map(|file| file.name()).collect();
+        for file in ["agentbus/event/v1/event.proto", "agentbus/sidecar/v1/sidecar.proto"] {
+            assert!(names.contains(&file), "{names:?}");
+        }
+        for import in set.file.iter().flat_map(|file| &file.dependency) {
+            assert!(names.contains(&import.as_str()), "{import} is missing");
+        }
+    }
+
+    #[test]
+    fn both_views_are_the_same_service() {
+        assert_eq!(v1::sidecar_server::SERVICE_NAME, "agentbus.sidecar.v1.Sidecar");
+        assert_eq!(wire::sidecar_server::SERVICE_NAME, v1::sidecar_server::SERVICE_NAME);
+    }
+
+    proptest! {
+        #[test]
+        fn both_views_have_the_same_bytes(event in any_event(), emit in any_event()) {
+            let settle = v1::SettleRequest { emit: vec![event, emit.clone()], ..v1::SettleRequest::default() };
+            let wired = wire::SettleRequest::decode(&settle.encode_to_vec()[..]).unwrap();
+            prop_assert_eq!(Event::decode(wired.emit[1].clone()).unwrap(), emit);
+            prop_assert_eq!(v1::SettleRequest::decode(&wired.encode_to_vec()[..]).unwrap(), settle);
+        }
+    }
+}
