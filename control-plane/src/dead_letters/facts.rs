@@ -1,0 +1,126 @@
+//! Which dead letters have been redriven: a fold of the facts `dead_letter.redriven.v1` in the audit stream.
+//!
+//! A stream message cannot be marked, so the mark is a fact beside it. The fold goes on where it stopped; facts are small
+//! and never removed, so nothing is read twice.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Name of the fact, below `aba.<ns>.`.
+pub(super) const REDRIVEN: &str = "dead_letter.redriven.v1";
+
+/// Where a redriven event goes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// To the group that failed, and nobody else.
+    #[default]
+    Group,
+    /// To its original address, as if it were sent again: every group there gets it.
+    Origin,
+}
+
+impl Target {
+    /// The word in requests and facts.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Group => "group",
+            Self::Origin => "origin",
+        }
+    }
+}
+
+/// That and how a dead letter was redriven; of several times, the last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redriven {
+    /// How often this dead letter was redriven.
+    pub count: u32,
+    /// When, RFC 3339.
+    pub at: String,
+    /// Where to.
+    pub to: Target,
+    /// What the new message says about how often the event was redriven in all.
+    pub redrive: u32,
+    /// Stream of the new message.
+    pub new_stream: String,
+    /// Its number there.
+    pub new_seq: u64,
+}
+
+/// The fact as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Fact {
+    pub dlq_seq: u64,
+    pub group: String,
+    pub to: Target,
+    pub new_stream: String,
+    pub new_seq: u64,
+    /// Who asked for it.
+    pub by: String,
+    pub at: String,
+    pub redrive: u32,
+}
+
+/// The fold.
+#[derive(Debug, Default)]
+pub(super) struct Facts {
+    /// Last sequence of the audit stream that was looked at.
+    pub seen: u64,
+    redriven: HashMap<u64, Redriven>,
+}
+
+impl Facts {
+    pub(super) fn of(&self, dlq_seq: u64) -> Option<Redriven> {
+        self.redriven.get(&dlq_seq).cloned()
+    }
+
+    /// Takes the fact stored at `seq`; one that was taken before, or cannot be read, changes nothing.
+    pub(super) fn take(&mut self, seq: u64, payload: &[u8]) {
+        if seq <= self.seen {
+            return;
+        }
+        self.seen = seq;
+        match serde_json::from_slice(payload) {
+            Ok(fact) => self.count(fact),
+            Err(error) => tracing::warn!(seq, %error, "unreadable fact in the audit stream"),
+        }
+    }
+
+    fn count(&mut self, fact: Fact) {
+        let count = self.redriven.get(&fact.dlq_seq).map_or(0, |before| before.count) + 1;
+        let Fact { dlq_seq, to, new_stream, new_seq, at, redrive, .. } = fact;
+        self.redriven.insert(dlq_seq, Redriven { count, at, to, redrive, new_stream, new_seq });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fact(dlq_seq: u64, new_seq: u64) -> Vec<u8> {
+        let fact = Fact {
+            dlq_seq,
+            group: "readers".into(),
+            to: Target::Group,
+            new_stream: "AB_default_RETRY".into(),
+            new_seq,
+            by: "api".into(),
+            at: "2026-11-20T10:00:00Z".into(),
+            redrive: 1,
+        };
+        serde_json::to_vec(&fact).unwrap()
+    }
+
+    #[test]
+    fn the_last_fact_wins_and_all_are_counted_once() {
+        let mut facts = Facts::default();
+        facts.take(3, &fact(7, 1));
+        facts.take(3, &fact(7, 1));
+        facts.take(4, b"junk");
+        facts.take(5, &fact(7, 2));
+        let last = facts.of(7).unwrap();
+        assert_eq!((last.count, last.new_seq, facts.seen), (2, 2, 5));
+        assert_eq!(facts.of(8), None);
+    }
+}

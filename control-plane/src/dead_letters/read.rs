@@ -1,0 +1,300 @@
+//! Reads the dead-letter stream: pages, counts by cause, one letter in full.
+//!
+//! Letters are fetched one by one with direct gets that carry the filter, so memory holds one payload at a time and the
+//! broker skips what is not wanted. Every walk is bounded and says where to go on.
+
+use std::collections::BTreeMap;
+
+use agentbus_nats::names::Names;
+use agentbus_nats::publisher::Publisher;
+use agentbus_nats::subject;
+use agentbus_proto::event::v1::Event;
+use agentbus_proto::{Code, Fault, json};
+use async_nats::jetstream::stream::{DirectGetErrorKind, Info, Stream};
+use async_nats::jetstream::{self, message::StreamMessage};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use prost::Message;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::sync::Mutex;
+
+use super::facts::{Facts, REDRIVEN};
+use super::filter::{Filter, Matcher};
+use super::letter::{DeadLetter, Stored};
+
+/// Letters of one page at most.
+const PAGE_MAX: usize = 1000;
+/// Letters looked at for one page: about 2 s of the broker's time.
+const SCANNED_MAX: usize = 10_000;
+/// Different causes counted. Causes are free text; past this, counting stops to be a summary.
+const CAUSES_MAX: usize = 1000;
+
+/// The dead letters of a namespace.
+pub struct DeadLetters {
+    pub(super) context: jetstream::Context,
+    pub(super) publisher: Publisher,
+    pub(super) names: Names,
+    /// Held across reads of the audit stream on purpose: it is the turn to decide, so that two redrives of one letter
+    /// see each other's fact.
+    pub(super) facts: Mutex<Facts>,
+}
+
+/// Part of the list.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Page {
+    /// In the order in which they were given up.
+    pub letters: Vec<DeadLetter>,
+    /// Set when there may be more: ask again with this as `after`.
+    pub next: Option<u64>,
+}
+
+/// Counts by group, class and cause.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Causes {
+    /// Most frequent first.
+    pub causes: Vec<Cause>,
+    /// Not all letters were counted: there are too many of them, or of different causes.
+    pub truncated: bool,
+}
+
+/// Dead letters of one group, class and cause.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Cause {
+    /// Group that gave them up.
+    pub group: String,
+    /// Class.
+    pub class: String,
+    /// Cause, one line.
+    pub cause: String,
+    /// How many wait for a decision.
+    pub open: u64,
+    /// How many have been redriven.
+    pub redriven: u64,
+    /// Last time one was added, RFC 3339; empty when unknown.
+    pub last_failure: String,
+    /// One of them, to look at: the newest.
+    pub last_seq: u64,
+}
+
+/// One dead letter in full.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Shown {
+    /// As in lists.
+    #[serde(flatten)]
+    pub letter: DeadLetter,
+    /// Its headers.
+    pub headers: BTreeMap<String, String>,
+    /// The event in its JSON form; none when the payload is no event.
+    pub event: Option<Value>,
+    /// The payload byte for byte, in base64.
+    pub payload_base64: String,
+}
+
+impl DeadLetters {
+    /// `context` and `publisher` need the control plane's rights.
+    pub fn new(context: jetstream::Context, publisher: Publisher, names: Names) -> Self {
+        Self { context, publisher, names, facts: Mutex::default() }
+    }
+
+    /// Up to `limit` letters (at most 1000) that match, behind number `after`.
+    pub async fn list(&self, filter: &Filter, limit: usize, after: u64) -> Result<Page, Fault> {
+        let mut walk = self.walk(filter.compile(self.names.namespace())?, after, None).await?;
+        let mut letters = Vec::new();
+        while letters.len() < limit.clamp(1, PAGE_MAX) {
+            match walk.next().await? {
+                Some((_, letter)) => letters.push(letter),
+                None => break,
+            }
+        }
+        Ok(Page { letters, next: walk.next_after() })
+    }
+
+    /// Counts all letters by group, class and cause, those that have been redriven apart.
+    pub async fn causes(&self) -> Result<Causes, Fault> {
+        let everything = Filter { all: true, ..Filter::default() };
+        let mut walk = self.walk(everything.compile(self.names.namespace())?, 0, None).await?;
+        let mut counts = Counts::default();
+        while let Some((_, letter)) = walk.next().await? {
+            counts.add(letter);
+        }
+        let truncated = counts.truncated || walk.next_after().is_some();
+        Ok(Causes { causes: counts.sorted(), truncated })
+    }
+
+    /// One letter in full. `UNKNOWN_DELIVERY` when there is none with this number.
+    pub async fn show(&self, seq: u64) -> Result<Shown, Fault> {
+        let stored = self.get(seq).await?;
+        let mut letter = stored.letter();
+        self.refresh(&mut *self.facts.lock().await).await?;
+        letter.redriven = self.facts.lock().await.of(seq);
+        let event = Event::decode(stored.payload.clone()).ok().filter(|_| !letter.undecodable);
+        let headers = stored.headers.iter().map(|(name, values)| {
+            let values: Vec<&str> = values.iter().map(|value| value.as_str()).collect();
+            (name.to_string(), values.join(", "))
+        });
+        Ok(Shown {
+            headers: headers.filter(|(name, _)| !ADDED_BY_THE_BROKER.contains(&name.as_str())).collect(),
+            event: event.as_ref().map(json::event_to_json),
+            payload_base64: STANDARD.encode(&stored.payload),
+            letter,
+        })
+    }
+
+    pub(super) async fn get(&self, seq: u64) -> Result<Stored, Fault> {
+        match self.stream().await?.direct_get(seq).await {
+            Ok(message) => Ok(message.into()),
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => {
+                Err(Fault::new(Code::UnknownDelivery, format!("there is no dead letter {seq}")))
+            }
+            Err(error) => Err(unreadable(&self.names.dead_letters(), &error)),
+        }
+    }
+
+    async fn stream(&self) -> Result<Stream<()>, Fault> {
+        let name = self.names.dead_letters();
+        self.context.get_stream_no_info(&name).await.map_err(|error| unreadable(&name, &error))
+    }
+
+    /// Walks the letters behind `after` up to `until`; none = those that are there now, so that what a redrive brings
+    /// back is not walked into.
+    pub(super) async fn walk(&self, matcher: Matcher, after: u64, until: Option<u64>) -> Result<Walk<'_>, Fault> {
+        self.refresh(&mut *self.facts.lock().await).await?;
+        let stream = self.stream().await?;
+        let info: Info = stream.get_info().await.map_err(|error| unreadable(&self.names.dead_letters(), &error))?;
+        let last = info.state.last_sequence;
+        let until = until.unwrap_or(last).min(last);
+        Ok(Walk { letters: self, stream, matcher, at: after, until, scanned: 0, ended: false })
+    }
+
+    /// Takes the facts stored since the last time.
+    pub(super) async fn refresh(&self, facts: &mut Facts) -> Result<(), Fault> {
+        let name = self.names.audit();
+        let stream = self.context.get_stream_no_info(&name).await.map_err(|error| unreadable(&name, &error))?;
+        let wanted = subject::audit(self.names.namespace(), REDRIVEN);
+        loop {
+            match stream.direct_get_next_for_subject(wanted.as_str(), Some(facts.seen + 1)).await {
+                Ok(message) => facts.take(message.sequence, &message.payload),
+                Err(error) if error.kind() == DirectGetErrorKind::NotFound => return Ok(()),
+                Err(error) => return Err(unreadable(&name, &error)),
+            }
+        }
+    }
+}
+
+/// A bounded walk over matching letters.
+pub(super) struct Walk<'a> {
+    letters: &'a DeadLetters,
+    stream: Stream<()>,
+    matcher: Matcher,
+    at: u64,
+    pub(super) until: u64,
+    scanned: usize,
+    ended: bool,
+}
+
+impl Walk<'_> {
+    /// The next letter that matches; none at the end or when enough was looked at, see [`Self::next_after`].
+    pub(super) async fn next(&mut self) -> Result<Option<(Stored, DeadLetter)>, Fault> {
+        while self.at < self.until && self.scanned < SCANNED_MAX {
+            let found = self.stream.direct_get_next_for_subject(self.matcher.subject.as_str(), Some(self.at + 1)).await;
+            let stored: Stored = match found {
+                Ok(message) if message.sequence <= self.until => message.into(),
+                Ok(_) => break,
+                Err(error) if error.kind() == DirectGetErrorKind::NotFound => break,
+                Err(error) => return Err(unreadable(&self.letters.names.dead_letters(), &error)),
+            };
+            self.scanned += 1;
+            self.at = stored.seq;
+            let mut letter = stored.letter();
+            letter.redriven = self.letters.facts.lock().await.of(stored.seq);
+            if self.matcher.matches(&letter) {
+                return Ok(Some((stored, letter)));
+            }
+        }
+        self.ended = self.scanned < SCANNED_MAX;
+        Ok(None)
+    }
+
+    /// Where to go on, when the walk did not reach its end.
+    pub(super) fn next_after(&self) -> Option<u64> {
+        (!self.ended && self.at < self.until).then_some(self.at)
+    }
+}
+
+/// Headers that a direct get adds to those of the message.
+const ADDED_BY_THE_BROKER: [&str; 5] =
+    ["Nats-Stream", "Nats-Sequence", "Nats-Subject", "Nats-Time-Stamp", "Nats-Num-Pending"];
+
+impl From<StreamMessage> for Stored {
+    fn from(message: StreamMessage) -> Self {
+        let StreamMessage { subject, sequence, headers, payload, .. } = message;
+        Self { seq: sequence, subject: subject.to_string(), headers, payload }
+    }
+}
+
+#[derive(Default)]
+struct Counts {
+    causes: BTreeMap<(String, String, String), Cause>,
+    truncated: bool,
+}
+
+impl Counts {
+    fn add(&mut self, letter: DeadLetter) {
+        let key = (letter.group.clone(), letter.class.clone(), letter.cause.clone());
+        if self.causes.len() >= CAUSES_MAX && !self.causes.contains_key(&key) {
+            self.truncated = true;
+            return;
+        }
+        let DeadLetter { group, class, cause, .. } = letter;
+        let empty = Cause { group, class, cause, open: 0, redriven: 0, last_failure: String::new(), last_seq: 0 };
+        let row = self.causes.entry(key).or_insert(empty);
+        *(if letter.redriven.is_some() { &mut row.redriven } else { &mut row.open }) += 1;
+        row.last_failure = letter.last_failure;
+        row.last_seq = letter.seq;
+    }
+
+    fn sorted(self) -> Vec<Cause> {
+        let mut causes: Vec<Cause> = self.causes.into_values().collect();
+        causes.sort_by_key(|cause| std::cmp::Reverse((cause.open, cause.redriven)));
+        causes
+    }
+}
+
+/// Says which stream could not be read; the broker is there for everything else, so it may be tried again.
+pub(super) fn unreadable(stream: &str, error: &dyn std::error::Error) -> Fault {
+    let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+    Fault::new(Code::BrokerDown, format!("cannot read `{stream}`: {error}{cause}"))
+        .with_retry_after(std::time::Duration::from_secs(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use agentbus_nats::moves::Class;
+
+    use super::super::letter::tests::{event, stored};
+    use super::*;
+
+    #[test]
+    fn causes_are_counted_most_frequent_first() {
+        let mut counts = Counts::default();
+        for (seq, class) in [(1, Class::Rejected), (2, Class::Exhausted), (3, Class::Exhausted)] {
+            counts.add(stored(seq, class, event()).letter());
+        }
+        let causes = counts.sorted();
+        assert_eq!((causes[0].class.as_str(), causes[0].open, causes[0].last_seq), ("EXHAUSTED", 2, 3));
+        assert_eq!((causes[1].class.as_str(), causes[1].open), ("REJECTED", 1));
+    }
+
+    #[test]
+    fn too_many_causes_are_told_not_kept() {
+        let mut counts = Counts::default();
+        for seq in 0..=CAUSES_MAX as u64 {
+            let mut letter = stored(seq, Class::Exhausted, event()).letter();
+            letter.cause = format!("cause {seq}");
+            counts.add(letter);
+        }
+        assert!(counts.truncated);
+        assert_eq!(counts.causes.len(), CAUSES_MAX);
+    }
+}

@@ -1,0 +1,421 @@
+//! Sends dead letters again: store a new message, wait for its PubAck, then state the fact in the audit stream.
+//!
+//! The copy has the payload byte for byte, starts at attempt 1, keeps the origin and the trace, and counts how often the
+//! event was redriven. A crash between PubAck and fact leaves a letter that looks open: redriving it once more is a
+//! duplicate, not a loss, and within the dedupe window not even that.
+
+use std::time::{Duration, SystemTime};
+
+use agentbus_nats::headers;
+use agentbus_nats::moves::rfc3339;
+use agentbus_nats::names::Names;
+use agentbus_nats::publisher::{Message, Stored as Acked};
+use agentbus_nats::subject;
+use agentbus_proto::{Code, Fault};
+use async_nats::HeaderMap;
+use async_nats::jetstream::consumer::PullConsumer;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::time::MissedTickBehavior;
+
+use super::facts::{Fact, REDRIVEN, Target};
+use super::filter::Filter;
+use super::guard::{self, Plan, Refusal};
+use super::letter::{DeadLetter, Stored};
+use super::read::DeadLetters;
+
+/// Redriven per second unless told otherwise: a repaired group should not drown at once.
+pub const RATE_DEFAULT: u32 = 100;
+const RATE_MAX: u32 = 10_000;
+/// Letters handled by one request; it answers with where to go on.
+const BATCH_MAX: usize = 1000;
+
+/// Which letters, and how. Exactly one of `seqs`, `filter` and `all` must be given.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Request {
+    /// These letters, at most 1000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seqs: Option<Vec<u64>>,
+    /// All letters that match.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter: Option<Filter>,
+    /// All letters that have not been redriven.
+    pub all: bool,
+    /// Where to. Default: the group that failed.
+    pub to: Target,
+    /// Override what can be overridden: the loop guard, redriven already, no consumer.
+    pub force: bool,
+    /// Decide and tell, but send nothing.
+    pub dry_run: bool,
+    /// Most letters per second, 1 to 10 000. Default 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u32>,
+    /// With `filter` and `all`: go on behind this letter, from `next` of the answer before.
+    pub after: u64,
+    /// With `filter` and `all`: up to this letter, from `until` of the answer before. Default: the last one there is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<u64>,
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Nothing was sent.
+    pub dry_run: bool,
+    /// One per letter, in order.
+    pub letters: Vec<LetterResult>,
+    /// Set when there are more: repeat the request with this as `after` and with `until`.
+    pub next: Option<u64>,
+    /// Letters up to this one were meant, so that what comes back dead meanwhile is not sent round.
+    pub until: Option<u64>,
+    /// Why it ended early: the broker took no more.
+    pub stopped: Option<String>,
+}
+
+/// What became of one letter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LetterResult {
+    /// The letter.
+    pub seq: u64,
+    /// Its group; empty when there is no such letter.
+    pub group: String,
+    /// Its event.
+    pub event_id: String,
+    /// Its event's type.
+    pub event_type: String,
+    /// What became of it.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+/// What became of a letter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    /// Stored again.
+    Redriven {
+        /// How often the event has now been redriven.
+        redrive: u32,
+        /// Stream of the new message.
+        new_stream: String,
+        /// Its number there.
+        new_seq: u64,
+        /// The fact is in the audit stream. False: it is sent, but lists will show it as open.
+        recorded: bool,
+    },
+    /// Would be sent, without `dry_run`.
+    WouldRedrive {
+        /// How often the event would then have been redriven.
+        redrive: u32,
+    },
+    /// Not sent, by decision.
+    Refused {
+        /// Why.
+        reason: Refusal,
+        /// The same for people.
+        message: String,
+        /// `force` would send it.
+        force_helps: bool,
+    },
+    /// Could not be sent; it is as it was.
+    Failed {
+        /// Stable code.
+        code: String,
+        /// For people.
+        message: String,
+    },
+}
+
+impl Request {
+    fn check(&self) -> Result<(), Fault> {
+        let invalid = |why: &str| Err(Fault::new(Code::InvalidEvent, format!("redrive: {why}")));
+        match (&self.seqs, &self.filter, self.all) {
+            (Some(seqs), None, false) if seqs.is_empty() => return invalid("`seqs` is empty"),
+            (Some(seqs), None, false) if seqs.len() > BATCH_MAX => return invalid("`seqs` has more than 1000 entries"),
+            (Some(_), None, false) | (None, Some(_), false) | (None, None, true) => {}
+            _ => return invalid("say which: exactly one of `seqs`, `filter` and `all`"),
+        }
+        match self.rate {
+            Some(rate) if !(1..=RATE_MAX).contains(&rate) => invalid("`rate` is 1 to 10000 per second"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl DeadLetters {
+    /// Redrives up to 1000 letters at the wished rate. `by` goes into the facts. Dropping the future ends it between two
+    /// letters.
+    pub async fn redrive(self: &Arc<Self>, request: &Request, by: &str) -> Result<Report, Fault> {
+        request.check()?;
+        let pause = Duration::from_secs(1) / request.rate.unwrap_or(RATE_DEFAULT);
+        let mut ticks = tokio::time::interval(pause.max(Duration::from_micros(1)));
+        // After a slow store the missed sends are not made up for in a burst.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut run = Run { letters: self.clone(), request, by, ticks, readers: HashMap::new() };
+        match &request.seqs {
+            Some(seqs) => run.named(seqs).await,
+            None => run.matching(request.filter.clone().unwrap_or_default()).await,
+        }
+    }
+
+    /// Store, then the fact. In a task of its own: a caller that goes away must not separate the two.
+    async fn send(self: Arc<Self>, message: Message, mut fact: Fact) -> Result<(Acked, bool), Fault> {
+        let id = headers::get(Some(&message.headers), headers::MSG_ID).unwrap_or_default().to_owned();
+        let acked = self.publisher.store(message).await?;
+        fact.new_stream.clone_from(&acked.stream);
+        fact.new_seq = acked.seq;
+        let payload = serde_json::to_vec(&fact).unwrap_or_default();
+        let mut headers = HeaderMap::new();
+        headers.insert(headers::MSG_ID, format!("{id}/fact"));
+        headers.insert(headers::CONTENT_TYPE, "application/json");
+        let subject = subject::audit(self.names.namespace(), REDRIVEN);
+        match self.publisher.store(Message { subject, headers, payload: payload.into() }).await {
+            Ok(_) => Ok((acked, true)),
+            Err(fault) => {
+                tracing::warn!(dlq_seq = fact.dlq_seq, %fault, "redriven, but the fact could not be stored");
+                Ok((acked, false))
+            }
+        }
+    }
+}
+
+/// One request on its way.
+struct Run<'a> {
+    letters: Arc<DeadLetters>,
+    request: &'a Request,
+    by: &'a str,
+    ticks: tokio::time::Interval,
+    /// Groups that have a retry consumer, asked once per request.
+    readers: HashMap<String, bool>,
+}
+
+impl Run<'_> {
+    async fn named(&mut self, seqs: &[u64]) -> Result<Report, Fault> {
+        let mut report = self.report();
+        for seq in seqs {
+            let done = match self.letters.get(*seq).await {
+                Ok(stored) => self.one(stored).await,
+                Err(fault) => Err((DeadLetter::unknown(*seq), fault)),
+            };
+            if self.add(&mut report, done) {
+                break;
+            }
+        }
+        Ok(report)
+    }
+
+    async fn matching(&mut self, filter: Filter) -> Result<Report, Fault> {
+        let mut report = self.report();
+        let letters = self.letters.clone();
+        let matcher = filter.compile(letters.names.namespace())?;
+        let mut walk = letters.walk(matcher, self.request.after, self.request.until).await?;
+        report.until = Some(walk.until);
+        while report.letters.len() < BATCH_MAX {
+            let Some((stored, _)) = walk.next().await? else { break };
+            let done = self.one(stored).await;
+            if self.add(&mut report, done) {
+                return Ok(report);
+            }
+        }
+        report.next = walk.next_after();
+        Ok(report)
+    }
+
+    fn report(&self) -> Report {
+        Report { dry_run: self.request.dry_run, letters: Vec::new(), next: None, until: None, stopped: None }
+    }
+
+    /// Decides and acts on one letter, alone: nobody else decides meanwhile.
+    async fn one(&mut self, stored: Stored) -> Result<(DeadLetter, Outcome), (DeadLetter, Fault)> {
+        let letters = self.letters.clone();
+        let mut letter = stored.letter();
+        let reads = match self.reads(&letter.group).await {
+            Ok(reads) => reads,
+            Err(fault) => return Err((letter, fault)),
+        };
+        if !self.request.dry_run {
+            self.ticks.tick().await;
+        }
+        let mut facts = letters.facts.lock().await;
+        if let Err(fault) = letters.refresh(&mut facts).await {
+            return Err((letter, fault));
+        }
+        letter.redriven = facts.of(letter.seq);
+        let (stream, namespace) = (letters.names.dead_letters(), letters.names.namespace());
+        let Request { to, force, dry_run, .. } = *self.request;
+        let plan = match guard::decide(&letter, &stream, namespace, to, force, reads) {
+            Ok(plan) if dry_run => return Ok((letter, Outcome::WouldRedrive { redrive: plan.redrive })),
+            Ok(plan) => plan,
+            Err(reason) => {
+                let message = reason.message(&letter);
+                return Ok((letter, Outcome::Refused { reason, message, force_helps: reason.force_helps() }));
+            }
+        };
+        let now = rfc3339(SystemTime::now());
+        let fact = Fact {
+            dlq_seq: letter.seq,
+            group: letter.group.clone(),
+            to,
+            new_stream: String::new(),
+            new_seq: 0,
+            by: self.by.to_owned(),
+            at: now.clone(),
+            redrive: plan.redrive,
+        };
+        let message = copy(&stored, &letter, namespace, to, &plan, &now);
+        match tokio::spawn(letters.clone().send(message, fact)).await {
+            Ok(Ok((Acked { stream, seq, .. }, recorded))) => {
+                let redrive = plan.redrive;
+                Ok((letter, Outcome::Redriven { redrive, new_stream: stream, new_seq: seq, recorded }))
+            }
+            Ok(Err(fault)) => Err((letter, fault)),
+            Err(error) => Err((letter, Fault::new(Code::OutcomeUnknown, format!("redrive ended early: {error}")))),
+        }
+    }
+
+    async fn reads(&mut self, group: &str) -> Result<bool, Fault> {
+        if let Some(known) = self.readers.get(group) {
+            return Ok(*known);
+        }
+        let (consumer, stream) = (Names::retry_consumer(group), self.letters.names.retry());
+        let found: Result<PullConsumer, _> = self.letters.context.get_consumer_from_stream(&consumer, &stream).await;
+        let reads = match found {
+            Ok(_) => true,
+            Err(error) if error.to_string().contains("10014") => false,
+            Err(error) => return Err(super::read::unreadable(&stream, &error)),
+        };
+        self.readers.insert(group.to_owned(), reads);
+        Ok(reads)
+    }
+
+    /// Notes a result; true when going on makes no sense.
+    fn add(&self, report: &mut Report, done: Result<(DeadLetter, Outcome), (DeadLetter, Fault)>) -> bool {
+        let mut stop = false;
+        let (letter, outcome) = done.unwrap_or_else(|(letter, fault)| {
+            stop = fault.code.retryable();
+            if stop {
+                report.stopped = Some(fault.to_string());
+            }
+            (letter, Outcome::Failed { code: fault.code.to_string(), message: fault.message })
+        });
+        let DeadLetter { seq, group, event_id, event_type, .. } = letter;
+        report.letters.push(LetterResult { seq, group, event_id, event_type, outcome });
+        stop
+    }
+}
+
+impl DeadLetter {
+    /// Stands for a letter that could not be read.
+    fn unknown(seq: u64) -> Self {
+        let nothing = Stored { seq, subject: String::new(), headers: HeaderMap::new(), payload: bytes::Bytes::new() };
+        nothing.letter()
+    }
+}
+
+/// The new message. What belonged to the failure (class, cause, times) stays behind; `Ab-Origin` comes along, so that
+/// whatever is derived from the event's position stays the same.
+fn copy(stored: &Stored, letter: &DeadLetter, namespace: &str, to: Target, plan: &Plan, now: &str) -> Message {
+    let mut copied = HeaderMap::new();
+    let kept = [
+        headers::TRACEPARENT,
+        headers::TRACESTATE,
+        headers::CONTENT_TYPE,
+        headers::TYPE,
+        headers::CORRELATION,
+        headers::ORIGIN,
+    ];
+    for name in kept {
+        if let Some(value) = stored.headers.get(name) {
+            copied.insert(name, value.clone());
+        }
+    }
+    copied.insert(headers::MSG_ID, plan.id.as_str());
+    copied.insert(headers::REDRIVE, plan.redrive.to_string());
+    copied.insert(headers::ATTEMPT, "1");
+    let subject = match (to, &letter.origin) {
+        (Target::Origin, Some(origin)) => origin.subject.clone(),
+        _ => {
+            copied.insert(headers::GROUP, letter.group.as_str());
+            copied.insert(headers::NOT_BEFORE, now);
+            subject::retry(namespace, &letter.group, &letter.agent)
+        }
+    };
+    Message { subject, headers: copied, payload: stored.payload.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use agentbus_nats::moves::Class;
+
+    use super::super::letter::tests::{event, stored};
+    use super::*;
+
+    const NOW: &str = "2026-11-20T11:00:00Z";
+
+    fn made(to: Target) -> (Stored, Message) {
+        let stored = stored(5, Class::Exhausted, event());
+        let letter = stored.letter();
+        let plan = guard::decide(&letter, "AB_default_DLQ", "default", to, false, true).unwrap();
+        let message = copy(&stored, &letter, "default", to, &plan, NOW);
+        (stored, message)
+    }
+
+    fn header(message: &Message, name: &'static str) -> Option<String> {
+        headers::get(Some(&message.headers), name).map(str::to_owned)
+    }
+
+    #[test]
+    fn to_the_group_it_is_a_first_attempt_due_now() {
+        let (stored, message) = made(Target::Group);
+        assert_eq!(message.subject, "abr.default.readers.check");
+        assert_eq!(message.payload, stored.payload);
+        for (name, wanted) in [
+            (headers::MSG_ID, "AB_default_DLQ/5/redrive/group/1"),
+            (headers::REDRIVE, "1"),
+            (headers::ATTEMPT, "1"),
+            (headers::GROUP, "readers"),
+            (headers::NOT_BEFORE, NOW),
+            (headers::ORIGIN, stored.header(headers::ORIGIN)),
+            (headers::TRACEPARENT, stored.header(headers::TRACEPARENT)),
+        ] {
+            assert_eq!(header(&message, name).as_deref(), Some(wanted), "{name}");
+        }
+        for gone in [headers::CLASS, headers::CAUSE, headers::FIRST_FAILURE, headers::LAST_FAILURE] {
+            assert_eq!(header(&message, gone), None, "{gone}");
+        }
+    }
+
+    #[test]
+    fn to_the_origin_it_is_the_same_subject_and_no_groups_business() {
+        let (stored, message) = made(Target::Origin);
+        assert_eq!(message.subject, "ab.default.n.list.topic.-.notes.created");
+        assert_eq!(message.payload, stored.payload);
+        assert_eq!((header(&message, headers::GROUP), header(&message, headers::NOT_BEFORE)), (None, None));
+    }
+
+    #[test]
+    fn a_request_names_its_letters_in_one_way() {
+        let check = |request: Request, good: bool| assert_eq!(request.check().is_ok(), good, "{request:?}");
+        let all = Request { all: true, ..Request::default() };
+        check(Request::default(), false);
+        check(all.clone(), true);
+        check(Request { seqs: Some(vec![1]), ..all.clone() }, false);
+        check(Request { seqs: Some(vec![]), ..Request::default() }, false);
+        check(Request { seqs: Some(vec![1; 1001]), ..Request::default() }, false);
+        check(Request { filter: Some(Filter::default()), ..Request::default() }, true);
+        check(Request { rate: Some(0), ..all.clone() }, false);
+        check(Request { rate: Some(10_000), ..all }, true);
+    }
+
+    #[test]
+    fn outcomes_are_told_by_name() {
+        let reason = Refusal::LoopGuard;
+        let outcome = Outcome::Refused { reason, message: "m".into(), force_helps: true };
+        let result = LetterResult { seq: 1, group: "g".into(), event_id: "e".into(), event_type: "t".into(), outcome };
+        let json = serde_json::to_value(&result).unwrap();
+        assert_eq!((json["outcome"].as_str(), json["reason"].as_str()), (Some("refused"), Some("loop_guard")));
+        assert_eq!(serde_json::from_value::<LetterResult>(json).unwrap(), result);
+    }
+}

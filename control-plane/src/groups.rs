@@ -1,0 +1,289 @@
+//! Which groups each agent takes part in, and what it may publish. Pure: nothing here talks to a broker.
+//!
+//! *Declared* groups come from the project file: an agent's own group has its name. *Joined* groups were asked for by a
+//! running agent (`POST /v1/subscriptions`); they are kept in the registry so that a restart knows them. Within a
+//! namespace any agent may read any topic: the namespace is the trust zone, and only publishing is scoped. A group means
+//! the same to all its members: who asks for a known name with other patterns is refused, unless the group is its own.
+
+use std::collections::BTreeMap;
+
+use agentbus_nats::grant::{GroupGrant, Policy};
+use agentbus_nats::pattern;
+use agentbus_proto::{Code, Fault, name};
+
+use crate::spec::{AgentSpec, Project, Subscription};
+
+/// Agent name of the person at the keyboard: may publish everywhere.
+pub const PERSON: &str = "me";
+
+/// Most joined groups of one agent: each is a tag in its token and eight permissions on the broker.
+pub const JOINED_GROUPS_MAX: usize = 64;
+/// Most patterns, types or attributes of a joined group: they become filters on the broker, or checks per event.
+pub const GROUP_PARTS_MAX: usize = 64;
+/// Longest type, attribute name or attribute value, in bytes.
+const PART_BYTES_MAX: usize = 256;
+
+/// What one agent takes part in.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Member {
+    declared: Vec<GroupGrant>,
+    /// In the order of joining, the latest last.
+    joined: Vec<GroupGrant>,
+    publish: Vec<String>,
+    /// For groups it joins.
+    policy: Policy,
+}
+
+/// All agents of a namespace with their groups.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Groups {
+    members: BTreeMap<String, Member>,
+}
+
+impl Groups {
+    /// What a project declares; `person` adds the agent `me`.
+    pub fn declared(project: &Project, person: bool) -> Self {
+        let mut members: BTreeMap<String, Member> =
+            project.agents.iter().map(|agent| (agent.name.clone(), member(agent))).collect();
+        if person {
+            let publish = vec![">".to_owned()];
+            let policy = project.policy.clone();
+            members.insert(PERSON.to_owned(), Member { publish, policy, ..Member::default() });
+        }
+        Self { members }
+    }
+
+    /// Whether the agent exists here.
+    pub fn knows(&self, agent: &str) -> bool {
+        self.members.contains_key(agent)
+    }
+
+    /// The groups of an agent, declared ones first.
+    pub fn of(&self, agent: &str) -> Vec<GroupGrant> {
+        let member = self.members.get(agent);
+        member.map(|member| member.declared.iter().chain(&member.joined).cloned().collect()).unwrap_or_default()
+    }
+
+    /// Topic patterns an agent may publish to.
+    pub fn publish(&self, agent: &str) -> &[String] {
+        self.members.get(agent).map_or(&[], |member| &member.publish)
+    }
+
+    /// The joined groups of an agent: what the registry keeps.
+    pub fn joined(&self, agent: &str) -> &[GroupGrant] {
+        self.members.get(agent).map_or(&[], |member| &member.joined)
+    }
+
+    /// Every group once, by name.
+    pub fn all(&self) -> Vec<GroupGrant> {
+        let members = self.members.values();
+        let groups =
+            members.clone().flat_map(|member| &member.joined).chain(members.flat_map(|member| &member.declared));
+        // Declared ones come last and win.
+        let named: BTreeMap<&str, &GroupGrant> = groups.map(|group| (group.name.as_str(), group)).collect();
+        named.into_values().cloned().collect()
+    }
+
+    /// Decides about a wish to join; the answer is the group as it shall be. Changes nothing: see [`Self::joined_now`].
+    pub fn decide(&self, agent: &str, wish: GroupGrant) -> Result<GroupGrant, Fault> {
+        let member = self.members.get(agent).ok_or_else(|| unknown(agent))?;
+        check(&wish)?;
+        let declared = self.members.values().flat_map(|member| &member.declared).find(|group| group.name == wish.name);
+        if let Some(known) = declared {
+            return if alike(known, &wish) {
+                Ok(known.clone())
+            } else {
+                Err(taken(known, "is declared in the project file"))
+            };
+        }
+        let others = self.members.iter().filter(|(name, _)| *name != agent);
+        let foreign = others.flat_map(|(_, member)| &member.joined).find(|group| group.name == wish.name);
+        if let Some(known) = foreign.filter(|known| !alike(known, &wish)) {
+            return Err(taken(known, "is in use by another agent"));
+        }
+        let mine = member.joined.iter().any(|group| group.name == wish.name);
+        if !mine && member.joined.len() >= JOINED_GROUPS_MAX && agent != PERSON {
+            let why = format!(
+                "agent `{agent}` has joined {JOINED_GROUPS_MAX} groups already; declare groups, or reuse names"
+            );
+            return Err(Fault::new(Code::CapacityExceeded, why));
+        }
+        Ok(GroupGrant { declared: false, policy: member.policy.clone(), ..wish })
+    }
+
+    /// Takes a decided group in. The person's oldest one is forgotten beyond the bound (its consumers stay).
+    pub fn joined_now(&mut self, agent: &str, group: GroupGrant) {
+        let Some(member) = self.members.get_mut(agent) else { return };
+        if member.declared.iter().any(|known| known.name == group.name) {
+            return;
+        }
+        member.joined.retain(|known| known.name != group.name);
+        member.joined.push(group);
+        if member.joined.len() > JOINED_GROUPS_MAX {
+            let forgotten = member.joined.remove(0);
+            tracing::info!(agent, group = forgotten.name, "oldest joined group forgotten");
+        }
+    }
+
+    /// Takes in what an earlier run kept. Groups that are declared by now, or no longer allowed, are left out.
+    pub fn restore(&mut self, agent: &str, kept: Vec<GroupGrant>) {
+        for group in kept {
+            match self.decide(agent, group) {
+                Ok(group) => self.joined_now(agent, group),
+                Err(fault) => tracing::warn!(agent, error = %fault, "joined group not taken over"),
+            }
+        }
+    }
+}
+
+fn member(agent: &AgentSpec) -> Member {
+    let declared = agent.subscribe.iter().map(|subscription| grant(agent, subscription)).collect();
+    Member { declared, joined: Vec::new(), publish: agent.publish.clone(), policy: agent.policy.clone() }
+}
+
+fn grant(agent: &AgentSpec, subscription: &Subscription) -> GroupGrant {
+    GroupGrant {
+        name: subscription.group.clone(),
+        patterns: subscription.patterns.clone(),
+        types: subscription.types.clone(),
+        attributes: subscription.attributes.clone(),
+        ordered: agent.ordered,
+        declared: true,
+        policy: agent.policy.clone(),
+    }
+}
+
+fn check(wish: &GroupGrant) -> Result<(), Fault> {
+    name::lower_name("group", &wish.name)?;
+    let parts = wish.patterns.len().max(wish.types.len()).max(wish.attributes.len());
+    let texts = wish.types.iter().chain(wish.attributes.keys()).chain(wish.attributes.values());
+    if parts > GROUP_PARTS_MAX || texts.map(String::len).max().unwrap_or(0) > PART_BYTES_MAX {
+        let why =
+            format!("a group has at most {GROUP_PARTS_MAX} patterns, types and attributes of {PART_BYTES_MAX} bytes");
+        return Err(Fault::new(Code::InvalidAddress, why));
+    }
+    pattern::simplify(&wish.patterns).map(drop)
+}
+
+/// Whether two descriptions of a group mean the same, in whatever order they name things.
+fn alike(one: &GroupGrant, other: &GroupGrant) -> bool {
+    let sorted = |texts: &[String]| {
+        let mut texts = texts.to_vec();
+        texts.sort();
+        texts.dedup();
+        texts
+    };
+    sorted(&one.patterns) == sorted(&other.patterns)
+        && sorted(&one.types) == sorted(&other.types)
+        && one.attributes == other.attributes
+        && one.ordered == other.ordered
+}
+
+fn taken(known: &GroupGrant, why: &str) -> Fault {
+    let (name, patterns) = (&known.name, known.patterns.join(", "));
+    let ordered = if known.ordered { ", ordered" } else { "" };
+    let message =
+        format!("group `{name}` {why} and reads {patterns}{ordered}: ask for exactly that, or name another group");
+    Fault::new(Code::InvalidAddress, message)
+}
+
+pub(crate) fn unknown(agent: &str) -> Fault {
+    Fault::new(Code::ScopeDenied, format!("agent `{agent}` is not declared here"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn groups() -> Groups {
+        let text = "version: 1\ndefaults: {retry: {max_attempts: 7}}\nagents:\n  \
+             report: {runner: process, command: [r], subscribe: [file.checked, audit.>], ordered: true, publish: [done]}\n  \
+             other: {runner: process, command: [o], retry: {max_attempts: 2}}\n";
+        Groups::declared(&Project::parse(text, "t").unwrap(), true)
+    }
+
+    fn wish(name: &str, patterns: &[&str]) -> GroupGrant {
+        let patterns = patterns.iter().map(|text| (*text).to_owned()).collect();
+        GroupGrant {
+            name: name.into(),
+            patterns,
+            types: vec![],
+            attributes: BTreeMap::new(),
+            ordered: false,
+            declared: true,
+            policy: Policy { max_attempts: 99, ..Policy::default() },
+        }
+    }
+
+    #[test]
+    fn the_default_group_has_the_agents_name_and_its_policy() {
+        let groups = groups();
+        let report = groups.of("report");
+        assert_eq!(report.len(), 1);
+        let report = &report[0];
+        assert_eq!((report.name.as_str(), report.ordered, report.declared), ("report", true, true));
+        assert_eq!(report.policy.max_attempts, 7);
+        assert_eq!(groups.publish("report"), ["done"]);
+        assert_eq!(groups.publish(PERSON), [">"]);
+        assert_eq!(groups.publish("nobody"), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn a_joined_group_gets_the_policy_of_who_asks_and_not_its_wish() {
+        let mut groups = groups();
+        let group = groups.decide("other", wish("readers", &["a.b"])).unwrap();
+        assert_eq!((group.declared, group.policy.max_attempts), (false, 2));
+        groups.joined_now("other", group);
+        assert_eq!(groups.joined("other").len(), 1);
+        assert_eq!(groups.of("other")[0].name, "readers");
+        assert_eq!(groups.all().len(), 2);
+    }
+
+    #[test]
+    fn a_known_group_must_be_asked_for_as_it_is() {
+        let mut groups = groups();
+        let check = |groups: &Groups, agent: &str, wish: GroupGrant, expected: Option<Code>| {
+            assert_eq!(groups.decide(agent, wish).err().map(|fault| fault.code), expected);
+        };
+        let ordered = GroupGrant { ordered: true, ..wish("report", &["audit.>", "file.checked"]) };
+        check(&groups, "report", ordered.clone(), None);
+        check(&groups, "other", ordered, None);
+        check(&groups, "other", wish("report", &["audit.>", "file.checked"]), Some(Code::InvalidAddress));
+        check(&groups, "report", wish("report", &["more"]), Some(Code::InvalidAddress));
+        check(&groups, "stranger", wish("readers", &["a"]), Some(Code::ScopeDenied));
+        check(&groups, "other", wish("Readers", &["a"]), Some(Code::InvalidAddress));
+        check(&groups, "other", wish("readers", &[]), Some(Code::InvalidAddress));
+        check(&groups, "other", wish("readers", &["a.*", "*.b"]), Some(Code::InvalidAddress));
+        let group = groups.decide("other", wish("readers", &["a"])).unwrap();
+        groups.joined_now("other", group);
+        check(&groups, "other", wish("readers", &["b"]), None);
+        check(&groups, "report", wish("readers", &["b"]), Some(Code::InvalidAddress));
+        check(&groups, "report", wish("readers", &["a"]), None);
+    }
+
+    #[test]
+    fn joining_is_bounded_and_the_person_forgets() {
+        let mut groups = groups();
+        for number in 0..JOINED_GROUPS_MAX {
+            for agent in ["other", PERSON] {
+                let group = groups.decide(agent, wish(&format!("{agent}-{number}"), &["a"])).unwrap();
+                groups.joined_now(agent, group);
+            }
+        }
+        let full = groups.decide("other", wish("one-more", &["a"])).unwrap_err();
+        assert_eq!(full.code, Code::CapacityExceeded);
+        let group = groups.decide(PERSON, wish("one-more", &["a"])).unwrap();
+        groups.joined_now(PERSON, group);
+        assert_eq!(groups.joined(PERSON).len(), JOINED_GROUPS_MAX);
+        assert_eq!(groups.joined(PERSON)[0].name, "me-1");
+    }
+
+    #[test]
+    fn a_restart_knows_what_was_joined_and_the_file_wins() {
+        let mut groups = groups();
+        groups.restore("other", vec![wish("readers", &["a"]), wish("report", &["x"])]);
+        assert_eq!(groups.joined("other").len(), 1);
+        groups.restore("stranger", vec![wish("readers", &["a"])]);
+        assert!(!groups.knows("stranger"));
+    }
+}

@@ -1,0 +1,55 @@
+//! What only shows when all agents are seen together: names that collide, groups that two agents define differently.
+
+use std::collections::HashMap;
+
+use super::agent::AgentSpec;
+use super::read::Reader;
+use super::yaml::Mark;
+
+/// Checks instance names and shared groups.
+pub(super) fn together(reader: &mut Reader, agents: &[(Mark, AgentSpec)]) {
+    instances(reader, agents);
+    groups(reader, agents);
+}
+
+/// `check` with replicas has an instance `check-1`, which is also a good name for an agent.
+fn instances(reader: &mut Reader, agents: &[(Mark, AgentSpec)]) {
+    let mut owners: HashMap<String, &str> = HashMap::new();
+    for (at, agent) in agents {
+        for instance in agent.instances() {
+            if instance.len() > agentbus_proto::name::TOKEN_BYTES_MAX {
+                reader.error(*at, format!("the instance name `{instance}` is too long; shorten the agent's name"));
+                break;
+            }
+            // The same agent twice is a duplicate key, which has been said.
+            let other = owners.insert(instance.clone(), &agent.name).filter(|other| *other != agent.name);
+            if let Some(other) = other {
+                let message =
+                    format!("agents `{other}` and `{}` both have an instance `{instance}`; rename one", agent.name);
+                reader.error(*at, message);
+            }
+        }
+    }
+}
+
+/// A group is one set of consumers on the broker, so all its members must describe it alike.
+fn groups(reader: &mut Reader, agents: &[(Mark, AgentSpec)]) {
+    let mut known: HashMap<&str, (&AgentSpec, &super::Subscription)> = HashMap::new();
+    for (at, agent) in agents {
+        for subscription in &agent.subscribe {
+            let Some((owner, other)) = known.get(subscription.group.as_str()) else {
+                known.insert(&subscription.group, (agent, subscription));
+                continue;
+            };
+            let alike = *other == subscription && owner.ordered == agent.ordered && owner.policy == agent.policy;
+            if !alike && owner.name != agent.name {
+                let group = &subscription.group;
+                let message = format!(
+                    "agents `{}` and `{}` share group `{group}` but describe it differently (patterns, types, attributes, ordered, retry, ack_deadline)",
+                    owner.name, agent.name
+                );
+                reader.error(*at, message);
+            }
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The project file, `agentbus.yaml`: what a person declares.
+//!
+//! Reading order: `yaml` makes a tree with places, `read` takes typed values out of it, `agent`, `subscribe` and
+//! `policy` know the keys, `check` looks at all agents together. Every mistake of a file is reported at once, with file,
+//! line and column. A [`Project`] that exists is valid and complete: defaults are filled in, names and patterns are
+//! checked. Only keys that do something in this version are known.
+
+mod agent;
+mod check;
+mod errors;
+mod policy;
+mod read;
+mod subscribe;
+#[cfg(test)]
+mod tests;
+mod yaml;
+
+use std::path::Path;
+
+use agentbus_nats::grant::Policy;
+use agentbus_proto::name;
+
+pub use agent::{AgentSpec, Env, Output, Restart, Runner};
+pub use errors::{SpecError, SpecErrors};
+pub use subscribe::Subscription;
+pub use yaml::Mark;
+
+use read::{Map, Reader};
+use yaml::Node;
+
+/// The namespace of a file that names none.
+pub const NAMESPACE_DEFAULT: &str = "default";
+
+/// Largest project file, in bytes: far above thousands of agents.
+const FILE_BYTES_MAX: usize = 1 << 20;
+
+const ALLOWED: &[&str] = &["version", "namespace", "defaults", "agents"];
+const LATER: &[&str] = &["broker", "channels", "pools"];
+
+/// A valid project file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Project {
+    /// The namespace, the trust zone.
+    pub namespace: String,
+    /// How failures are handled where an agent says nothing else: groups joined by the person use it too.
+    pub policy: Policy,
+    /// In the order of the file.
+    pub agents: Vec<AgentSpec>,
+}
+
+impl Project {
+    /// A project that declares no agents.
+    pub fn empty(namespace: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), policy: Policy::default(), agents: Vec::new() }
+    }
+
+    /// Reads a file.
+    pub fn load(path: &Path) -> Result<Self, SpecErrors> {
+        let file = path.display().to_string();
+        let bytes = std::fs::read(path)
+            .map_err(|error| SpecErrors::unreadable(&file, format!("cannot read the project file: {error}")))?;
+        let text = String::from_utf8(bytes)
+            .map_err(|error| SpecErrors::unreadable(&file, format!("the project file is not UTF-8: {error}")))?;
+        Self::parse(&text, &file)
+    }
+
+    /// Reads a text; `file_name` is for the messages.
+    pub fn parse(text: &str, file_name: &str) -> Result<Self, SpecErrors> {
+        if text.len() > FILE_BYTES_MAX {
+            let why = format!("the file has {} bytes; at most {FILE_BYTES_MAX} are read", text.len());
+            return Err(SpecErrors::unreadable(file_name, why));
+        }
+        let (root, errors) = yaml::parse(text);
+        let mut reader = Reader { errors };
+        let project = root.as_ref().filter(|root| !root.is_nothing()).and_then(|root| read_project(&mut reader, root));
+        match project {
+            Some(project) if reader.errors.is_empty() => Ok(project),
+            None if reader.errors.is_empty() => {
+                Err(SpecErrors::unreadable(file_name, "the file is empty; begin with `version: 1`".to_owned()))
+            }
+            _ => Err(SpecErrors::sorted(file_name, reader.errors)),
+        }
+    }
+
+    /// The agent of this name.
+    pub fn agent(&self, name: &str) -> Option<&AgentSpec> {
+        self.agents.iter().find(|agent| agent.name == name)
+    }
+}
+
+fn read_project(reader: &mut Reader, root: &Node) -> Option<Project> {
+    let map = reader.table(root, "", ALLOWED, LATER)?;
+    version(reader, &map);
+    let namespace = namespace(reader, &map);
+    let defaults = match map.get("defaults") {
+        Some(node) => reader
+            .table(node, "defaults", &["retry", "ack_deadline"], &["isolation", "limits"])
+            .map_or_else(Policy::default, |map| policy::read(reader, &map, &Policy::default())),
+        None => Policy::default(),
+    };
+    let mut agents = Vec::new();
+    if let Some(map) = map.get("agents").and_then(|node| reader.map(node, "agents")) {
+        for entry in map.entries {
+            let named = agent::agent_name(reader, entry.at, &entry.key);
+            let spec = agent::read(reader, &entry.key, &entry.value, &defaults);
+            agents.extend(spec.filter(|_| named).map(|spec| (entry.at, spec)));
+        }
+    }
+    check::together(reader, &agents);
+    Some(Project { namespace, policy: defaults, agents: agents.into_iter().map(|(_, spec)| spec).collect() })
+}
+
+fn version(reader: &mut Reader, map: &Map<'_>) {
+    match map.get("version") {
+        None => reader.error(map.at, "`version` is missing; write `version: 1`"),
+        Some(node) => {
+            if reader.text(node, "version").is_some_and(|text| text != "1") {
+                reader.wrong(node, "version", "1, the only one there is");
+            }
+        }
+    }
+}
+
+fn namespace(reader: &mut Reader, map: &Map<'_>) -> String {
+    let Some(node) = map.get("namespace") else { return NAMESPACE_DEFAULT.to_owned() };
+    let text = reader.text(node, "namespace").unwrap_or(NAMESPACE_DEFAULT);
+    if let Err(fault) = name::lower_name("namespace", text) {
+        reader.error(node.at, fault.message);
+    }
+    text.to_owned()
+}
