@@ -1,1 +1,18 @@
-//! placeholder
+//! The sidecar: the localhost edge between one agent process and the bus.
+//!
+//! `stdio` starts it beside an agent → `app` wires it → `api` is what the agent talks to → `outbound` publishes,
+//! `inbound` delivers and settles → `control` keeps its grant fresh. Nothing here knows how agents are spawned or what
+//! the control plane does with a request.
+
+pub mod api;
+pub mod app;
+pub mod control;
+pub mod inbound;
+pub mod memory;
+pub mod metrics;
+pub mod outbound;
+pub mod scope;
+pub mod seal;
+pub mod stdio;
+
+pub use stdio::Args;

@@ -1,0 +1,100 @@
+//! The ack subject of a delivery: what it tells, and the answers that can be given on it.
+
+use std::time::{Duration, SystemTime};
+
+use async_nats::Client;
+use bytes::Bytes;
+
+/// What an ack subject says about its delivery.
+///
+/// `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>`, or the longer form with
+/// domain and account hash in front (ADR-15).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// The subject itself.
+    pub subject: String,
+    /// Stream the message is in.
+    pub stream: String,
+    /// Consumer it was delivered by.
+    pub consumer: String,
+    /// How often it has been delivered by this consumer, this time included.
+    pub delivered: u64,
+    /// Sequence in the stream: with the stream the stable key of the message.
+    pub seq: u64,
+    /// When it was stored.
+    pub stored_at: SystemTime,
+}
+
+impl Receipt {
+    /// Reads an ack subject; `None` if it is none.
+    pub fn parse(subject: &str) -> Option<Self> {
+        let tokens: Vec<&str> = subject.split('.').collect();
+        let rest = match tokens.as_slice() {
+            ["$JS", "ACK", rest @ ..] if rest.len() == 7 => rest,
+            ["$JS", "ACK", _domain, _account, rest @ ..] if rest.len() >= 7 => rest,
+            _ => return None,
+        };
+        let [stream, consumer, delivered, seq, _, nanos, ..] = rest else { return None };
+        Some(Self {
+            subject: subject.to_owned(),
+            stream: (*stream).to_owned(),
+            consumer: (*consumer).to_owned(),
+            delivered: delivered.parse().ok()?,
+            seq: seq.parse().ok()?,
+            stored_at: SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos.parse().ok()?),
+        })
+    }
+}
+
+/// The answers to a delivery. None is confirmed: a lost one leads to another delivery, never to a loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Done.
+    Ack,
+    /// Deliver again, after a delay if one is given.
+    Nak(Option<Duration>),
+    /// Still at work: starts the broker's ack wait anew.
+    Progress,
+}
+
+impl Answer {
+    fn payload(self) -> Bytes {
+        match self {
+            Self::Ack => Bytes::from_static(b"+ACK"),
+            Self::Nak(None) => Bytes::from_static(b"-NAK"),
+            Self::Nak(Some(delay)) => format!("-NAK {{\"delay\": {}}}", delay.as_nanos()).into(),
+            Self::Progress => Bytes::from_static(b"+WPI"),
+        }
+    }
+}
+
+/// Sends an answer. While disconnected it waits in the client and may be lost; the broker then delivers again.
+pub async fn answer(client: &Client, subject: &str, answer: Answer) {
+    if let Err(error) = client.publish(subject.to_owned(), answer.payload()).await {
+        tracing::debug!(%error, subject, "ack not sent: the broker will deliver again");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_of_ack_subjects_are_read() {
+        let short = "$JS.ACK.AB_default_EVENTS.readers.2.17.9.1763633763250000000.4";
+        let long = "$JS.ACK.hub.ACCHASH.AB_default_EVENTS.readers.2.17.9.1763633763250000000.4.rnd";
+        for subject in [short, long] {
+            let receipt = Receipt::parse(subject).unwrap();
+            assert_eq!((receipt.stream.as_str(), receipt.consumer.as_str()), ("AB_default_EVENTS", "readers"));
+            assert_eq!((receipt.delivered, receipt.seq), (2, 17));
+        }
+        for subject in ["", "$JS.ACK.a.b", "_INBOX.x.1", "$JS.ACK.S.C.x.1.1.1.1"] {
+            assert_eq!(Receipt::parse(subject), None, "{subject}");
+        }
+    }
+
+    #[test]
+    fn a_delayed_nak_carries_nanoseconds() {
+        assert_eq!(Answer::Nak(Some(Duration::from_secs(2))).payload(), "-NAK {\"delay\": 2000000000}");
+    }
+}

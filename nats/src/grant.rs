@@ -1,0 +1,242 @@
+//! What the control plane hands to a sidecar, and the words both exchange while it starts.
+//!
+//! Shared here because sidecar and control plane never import each other. Everything is JSON: one object per line on
+//! the sidecar's stdin and stdout ([`ToSidecar`], [`FromSidecar`]), request and reply on `abc.<ns>.<agent>.<verb>`
+//! ([`ControlRequest`], [`ControlReply`]) afterwards. No secret of the agent ever travels in a grant: the key pair is
+//! born in the sidecar, and only its public half leaves it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use agentbus_proto::Code;
+use serde::{Deserialize, Serialize};
+
+use agentbus_runtime::backoff::Backoff;
+
+/// Everything a sidecar may do on the bus, signed into `jwt` and spelled out for its own checks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Grant {
+    /// Agent name; the sender token of every subject this sidecar publishes on.
+    pub agent: String,
+    /// Which of the agent's replicas this is, for example `check-2`.
+    pub instance: String,
+    /// Namespace, the trust zone.
+    pub namespace: String,
+    /// Broker addresses, `nats://host:port`.
+    pub servers: Vec<String>,
+    /// User JWT for the sidecar's own public key.
+    pub jwt: String,
+    /// When the JWT expires, in seconds since the Unix epoch.
+    pub expires: u64,
+    /// The groups this agent takes part in.
+    pub groups: Vec<GroupGrant>,
+    /// Address patterns the agent may publish to. The broker enforces the same list.
+    pub publish: Vec<String>,
+    /// Largest encoded event, in bytes: the broker's `max_payload` less 16 KiB, so that copies always fit.
+    pub event_bytes_max: usize,
+}
+
+/// One group: who shares deliveries, what it reads, and how failures are handled.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GroupGrant {
+    /// Group name; also the name of its durable consumer.
+    pub name: String,
+    /// Topic patterns, `*` for one token and a final `>` for the rest.
+    pub patterns: Vec<String>,
+    /// Only these event types; empty = all. Others are acked and counted by the sidecar.
+    #[serde(default)]
+    pub types: Vec<String>,
+    /// Only events that carry all these attributes. Others are acked and counted by the sidecar.
+    #[serde(default)]
+    pub attributes: BTreeMap<String, String>,
+    /// Strict order: one delivery at a time, failures are retried in place.
+    #[serde(default)]
+    pub ordered: bool,
+    /// Written in `agentbus.yaml` (true) or joined by request (false).
+    #[serde(default)]
+    pub declared: bool,
+    /// How failures are handled.
+    #[serde(default)]
+    pub policy: Policy,
+}
+
+/// A group's failure policy. All durations are in milliseconds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Policy {
+    /// Attempts in all, the first included; then the event is dead-lettered as `EXHAUSTED`.
+    pub max_attempts: u32,
+    /// Delay before the second attempt.
+    pub initial_ms: u64,
+    /// Each further delay is this much longer.
+    pub factor: f64,
+    /// Longest delay.
+    pub max_ms: u64,
+    /// Random share of the delay, 0 to 1, so that a burst of failures does not come back as a burst.
+    pub jitter: f64,
+    /// How long an agent may hold a delivery without settling or extending it.
+    pub ack_deadline_ms: u64,
+    /// How often a delivery may take its agent down before it is dead-lettered as `CRASH`.
+    pub crash_limit: u32,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        // 3 retries within 2 to 10 s: long enough for a restart or a short outage, short enough to be watched.
+        Self {
+            max_attempts: 4,
+            initial_ms: 2_000,
+            factor: 2.0,
+            max_ms: 10_000,
+            jitter: 0.2,
+            ack_deadline_ms: 60_000,
+            crash_limit: 5,
+        }
+    }
+}
+
+impl Policy {
+    /// The retry delays as the process kit computes them.
+    pub fn backoff(&self) -> Backoff {
+        Backoff {
+            initial: Duration::from_millis(self.initial_ms),
+            max: Duration::from_millis(self.max_ms),
+            factor: self.factor,
+            jitter: self.jitter,
+        }
+    }
+
+    /// How long an agent may hold a delivery.
+    pub fn ack_deadline(&self) -> Duration {
+        Duration::from_millis(self.ack_deadline_ms)
+    }
+}
+
+/// Lines from a sidecar to the process that started it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FromSidecar {
+    /// First line: the public half of the key pair just made.
+    Hello {
+        /// User public key, `U…`.
+        public_key: String,
+        /// Process id of the sidecar.
+        pid: u32,
+    },
+    /// It listens and has reached the broker.
+    Ready {
+        /// Base URL of the agent API.
+        url: String,
+        /// Base URL of the admin listener.
+        admin: String,
+        /// Path of the unix socket, if one was asked for.
+        unix: Option<String>,
+    },
+    /// It cannot start; the process ends after this line.
+    Failed {
+        /// Stable error code.
+        code: String,
+        /// What happened and what to do.
+        message: String,
+    },
+}
+
+/// Lines from the starting process to its sidecar.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToSidecar {
+    /// The answer to `hello`.
+    Start(Box<Start>),
+    /// The agent process started or exited; on exit its un-acked deliveries go back at once.
+    Agent(AgentLife),
+    /// Stop taking work, finish or give back what is held, leave.
+    Drain {},
+}
+
+/// Whether the agent beside the sidecar runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AgentLife {
+    /// The agent process runs.
+    Started,
+    /// The agent process is gone.
+    Exited,
+}
+
+/// How a sidecar is to run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Start {
+    /// What it may do.
+    pub grant: Grant,
+    /// Bearer token the agent must show. Stays the same over restarts: delivery ids are sealed with it.
+    pub token: String,
+    /// Agent API, `127.0.0.1:0` for a free port.
+    pub listen: String,
+    /// Admin listener for probes and metrics.
+    pub admin: String,
+    /// Unix socket of the agent API.
+    #[serde(default)]
+    pub unix: Option<String>,
+    /// How long a drain may take, in milliseconds.
+    #[serde(default = "default_drain_ms")]
+    pub drain_ms: u64,
+}
+
+fn default_drain_ms() -> u64 {
+    10_000
+}
+
+/// What a sidecar asks of the control plane, on `abc.<ns>.<agent>.<verb>`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ControlRequest {
+    /// The sidecar's public key: the new JWT is made for it.
+    pub public_key: String,
+    /// Which replica asks.
+    pub instance: String,
+    /// For the verb `subscribe`: the group to join or make.
+    #[serde(default)]
+    pub group: Option<GroupGrant>,
+}
+
+/// The control plane's answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ControlReply {
+    /// The newest grant; it replaces the former one.
+    Grant(Box<Grant>),
+    /// Refused.
+    Error {
+        /// Stable error code.
+        code: String,
+        /// What happened and what to do.
+        message: String,
+    },
+}
+
+impl ControlReply {
+    /// A refusal with its stable code.
+    pub fn refused(code: Code, message: impl Into<String>) -> Self {
+        Self::Error { code: code.as_str().to_owned(), message: message.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_tagged_by_their_first_key() {
+        let line = serde_json::to_string(&ToSidecar::Agent(AgentLife::Exited)).unwrap();
+        assert_eq!(line, r#"{"agent":"exited"}"#);
+        let line = serde_json::to_string(&ToSidecar::Drain {}).unwrap();
+        assert_eq!(line, r#"{"drain":{}}"#);
+        let hello: FromSidecar = serde_json::from_str(r#"{"hello":{"public_key":"UX","pid":7}}"#).unwrap();
+        assert_eq!(hello, FromSidecar::Hello { public_key: "UX".into(), pid: 7 });
+    }
+
+    #[test]
+    fn a_missing_policy_means_the_default() {
+        let group: GroupGrant = serde_json::from_str(r#"{"name":"readers","patterns":["a.>"]}"#).unwrap();
+        assert_eq!(group.policy, Policy::default());
+    }
+}

@@ -1,0 +1,70 @@
+//! Header names on the broker: what must be read without decoding the event. The only place that spells them.
+//!
+//! `Nats-*` and `Ab-*` never come from an agent: headers are built here from checked values, agents have no way to set
+//! one. Trace headers are lower case on the wire because servers do not rewrite case (facts: nats.md, trap 17).
+
+use async_nats::HeaderMap;
+
+/// Deduplication id: `<sender>/<id>`; successors carry `<stream>/<seq>/<group>`.
+pub const MSG_ID: &str = "Nats-Msg-Id";
+/// W3C trace context of the hop that stored the message.
+pub const TRACEPARENT: &str = "traceparent";
+/// W3C vendor state, passed on as it came.
+pub const TRACESTATE: &str = "tracestate";
+/// Content type of the event's data.
+pub const CONTENT_TYPE: &str = "Content-Type";
+/// Event type.
+pub const TYPE: &str = "Ab-Type";
+/// Correlation id of the chain.
+pub const CORRELATION: &str = "Ab-Correlation";
+/// Which attempt the next delivery is, from 1.
+pub const ATTEMPT: &str = "Ab-Attempt";
+/// Group a retry or dead letter belongs to.
+pub const GROUP: &str = "Ab-Group";
+/// When a retry may be delivered, RFC 3339 in UTC.
+pub const NOT_BEFORE: &str = "Ab-Not-Before";
+/// Where the event was first stored: `<stream>/<seq>/<subject>`.
+pub const ORIGIN: &str = "Ab-Origin";
+/// Time of the first failure, RFC 3339.
+pub const FIRST_FAILURE: &str = "Ab-First-Failure";
+/// Time of the last failure, RFC 3339.
+pub const LAST_FAILURE: &str = "Ab-Last-Failure";
+/// Dead letter class.
+pub const CLASS: &str = "Ab-Class";
+/// Why the last attempt failed, one line.
+pub const CAUSE: &str = "Ab-Cause";
+/// How often the event has been redriven already.
+pub const REDRIVE: &str = "Ab-Redrive";
+/// Most messages of one batch a pull may return.
+pub(crate) const PENDING_MESSAGES: &str = "Nats-Pending-Messages";
+
+/// Longest cause kept, in bytes: it is a line for people, not a log.
+pub const CAUSE_BYTES_MAX: usize = 512;
+
+/// One header's text, if present.
+pub fn get<'a>(headers: Option<&'a HeaderMap>, name: &'static str) -> Option<&'a str> {
+    headers.and_then(|headers| headers.get(name)).map(|value| value.as_str())
+}
+
+/// A value that cannot break out of its header line: control characters become spaces, the length is bounded.
+pub fn clean(value: &str, bytes_max: usize) -> String {
+    let mut text = String::with_capacity(value.len().min(bytes_max));
+    for c in value.chars() {
+        if text.len() + c.len_utf8() > bytes_max {
+            break;
+        }
+        text.push(if c.is_control() { ' ' } else { c });
+    }
+    text.trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_cannot_smuggle_a_header() {
+        assert_eq!(clean("failed\r\nNats-Rollup: all", 512), "failed  Nats-Rollup: all");
+        assert_eq!(clean("ééé", 3), "é");
+    }
+}

@@ -1,0 +1,244 @@
+//! The keys of an installation and the tokens made with them.
+
+use std::time::Duration;
+
+use nkeys::KeyPair;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{jwt, permissions};
+
+/// Life of a sidecar's token: how long the data plane runs without the control plane. Renewed at half of it.
+const USER_LIFE: Duration = Duration::from_secs(24 * 3600);
+
+/// A key could not be made, read or used.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// The nkey itself is bad.
+    #[error("cannot use key `{which}`")]
+    Key {
+        /// Which key.
+        which: &'static str,
+        /// The library's error.
+        #[source]
+        source: nkeys::error::Error,
+    },
+    /// The stored form cannot be read.
+    #[error("cannot read the stored authority")]
+    Stored(#[from] serde_json::Error),
+}
+
+/// Operator, system account, the bus account and its scoped signing key. Holds seeds: keep it private.
+pub struct Authority {
+    namespace: String,
+    operator: KeyPair,
+    system: KeyPair,
+    account: KeyPair,
+    sidecars: KeyPair,
+}
+
+/// The stored form: seeds, for a file that only the owner may read.
+#[derive(Serialize, Deserialize)]
+struct Seeds {
+    namespace: String,
+    operator: String,
+    system: String,
+    account: String,
+    sidecars: String,
+}
+
+/// What a sidecar's token is to allow.
+#[derive(Debug, Clone, Copy)]
+pub struct UserSpec<'a> {
+    /// Agent name, the sender token.
+    pub agent: &'a str,
+    /// Public key made in the sidecar.
+    pub public_key: &'a str,
+    /// Groups whose consumers it may use.
+    pub groups: &'a [String],
+    /// Topic patterns it may publish to.
+    pub publish: &'a [String],
+}
+
+/// A token together with its seed, for programs that run in the owner's name.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// User JWT.
+    pub jwt: String,
+    /// Seed of the user key pair: secret.
+    pub seed: String,
+}
+
+impl Credentials {
+    /// The `.creds` file format of the nats CLI and all NATS clients.
+    pub fn file(&self) -> String {
+        format!(
+            "-----BEGIN NATS USER JWT-----\n{}\n------END NATS USER JWT------\n\n\
+             -----BEGIN USER NKEY SEED-----\n{}\n------END USER NKEY SEED------\n",
+            self.jwt, self.seed
+        )
+    }
+}
+
+impl Authority {
+    /// Makes new keys.
+    pub fn generate(namespace: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            operator: KeyPair::new_operator(),
+            system: KeyPair::new_account(),
+            account: KeyPair::new_account(),
+            sidecars: KeyPair::new_account(),
+        }
+    }
+
+    /// The namespace these keys are for.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Seeds as JSON: secret.
+    pub fn to_json(&self) -> Result<String, AuthorityError> {
+        let seed = |key: &KeyPair, which| key.seed().map_err(|source| AuthorityError::Key { which, source });
+        let seeds = Seeds {
+            namespace: self.namespace.clone(),
+            operator: seed(&self.operator, "operator")?,
+            system: seed(&self.system, "system")?,
+            account: seed(&self.account, "account")?,
+            sidecars: seed(&self.sidecars, "sidecars")?,
+        };
+        Ok(serde_json::to_string_pretty(&seeds)?)
+    }
+
+    /// Reads what [`Self::to_json`] wrote.
+    pub fn from_json(text: &str) -> Result<Self, AuthorityError> {
+        let seeds: Seeds = serde_json::from_str(text)?;
+        let key = |seed: &str, which| KeyPair::from_seed(seed).map_err(|source| AuthorityError::Key { which, source });
+        Ok(Self {
+            operator: key(&seeds.operator, "operator")?,
+            system: key(&seeds.system, "system")?,
+            account: key(&seeds.account, "account")?,
+            sidecars: key(&seeds.sidecars, "sidecars")?,
+            namespace: seeds.namespace,
+        })
+    }
+
+    /// Public key of the system account, for the server configuration.
+    pub fn system_account(&self) -> String {
+        self.system.public_key()
+    }
+
+    /// The operator's own token, for the server configuration. `now`: seconds since the Unix epoch.
+    pub fn operator_jwt(&self, now: u64) -> Result<String, AuthorityError> {
+        let nats = json!({"type": "operator", "version": 2, "system_account": self.system.public_key()});
+        self.sign(&self.operator, &self.operator.public_key(), "agentbus", now, None, nats)
+    }
+
+    /// Accounts to preload into the server: (public key, token).
+    pub fn accounts(&self, now: u64) -> Result<Vec<(String, String)>, AuthorityError> {
+        let template = permissions::sidecar_template(&self.namespace);
+        let scoped =
+            json!({"kind": "user_scope", "key": self.sidecars.public_key(), "role": "sidecar", "template": template});
+        let bus = json!({
+            "type": "account", "version": 2,
+            "limits": limits(true),
+            "signing_keys": [scoped],
+            "default_permissions": {"pub": {}, "sub": {}},
+        });
+        let system = json!({
+            "type": "account", "version": 2,
+            "limits": limits(false),
+            "default_permissions": {"pub": {}, "sub": {}},
+        });
+        let token = |key: &KeyPair, name, nats| {
+            let public = key.public_key();
+            self.sign(&self.operator, &public, name, now, None, nats).map(|token| (public, token))
+        };
+        Ok(vec![token(&self.account, "agentbus", bus)?, token(&self.system, "SYS", system)?])
+    }
+
+    /// Mints a sidecar's token: (token, expiry in seconds since the epoch).
+    pub fn sidecar(&self, spec: &UserSpec<'_>, now: u64) -> Result<(String, u64), AuthorityError> {
+        let groups = spec.groups.iter().map(|group| format!("grp:{group}"));
+        let publish = spec.publish.iter().map(|pattern| format!("pub:topic.*.{pattern}"));
+        let tags: Vec<String> = groups.chain(publish).collect();
+        let nats = json!({
+            "type": "user", "version": 2,
+            "issuer_account": self.account.public_key(),
+            "tags": tags,
+            "pub": {}, "sub": {},
+        });
+        let expires = now + USER_LIFE.as_secs();
+        let token = self.sign(&self.sidecars, spec.public_key, spec.agent, now, Some(expires), nats)?;
+        Ok((token, expires))
+    }
+
+    /// Full rights in the account, for the control plane itself.
+    pub fn control_plane(&self, now: u64) -> Result<Credentials, AuthorityError> {
+        self.user("control-plane", json!({"pub": {}, "sub": {}, "subs": -1, "data": -1, "payload": -1}), now)
+    }
+
+    /// For the person at the keyboard and the plain nats CLI.
+    pub fn person(&self, now: u64) -> Result<Credentials, AuthorityError> {
+        self.user("me", permissions::person(), now)
+    }
+
+    fn user(&self, name: &str, mut nats: Value, now: u64) -> Result<Credentials, AuthorityError> {
+        let key = KeyPair::new_user();
+        nats["type"] = json!("user");
+        nats["version"] = json!(2);
+        let jwt = self.sign(&self.account, &key.public_key(), name, now, None, nats)?;
+        let seed = key.seed().map_err(|source| AuthorityError::Key { which: "user", source })?;
+        Ok(Credentials { jwt, seed })
+    }
+
+    fn sign(
+        &self,
+        issuer: &KeyPair,
+        subject: &str,
+        name: &str,
+        issued_at: u64,
+        expires: Option<u64>,
+        nats: Value,
+    ) -> Result<String, AuthorityError> {
+        jwt::encode(jwt::Claims { subject, name, issued_at, expires, nats }, issuer)
+            .map_err(|source| AuthorityError::Key { which: "issuer", source })
+    }
+}
+
+/// No limits but the server's own; JetStream only where it is asked for.
+fn limits(jetstream: bool) -> Value {
+    let storage = if jetstream { -1 } else { 0 };
+    json!({
+        "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1,
+        "mem_storage": storage, "disk_storage": storage, "streams": storage, "consumer": storage,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_authority_survives_being_stored() {
+        let authority = Authority::generate("default");
+        let again = Authority::from_json(&authority.to_json().unwrap()).unwrap();
+        assert_eq!(again.system_account(), authority.system_account());
+        assert_eq!(again.operator_jwt(7).unwrap(), authority.operator_jwt(7).unwrap());
+    }
+
+    #[test]
+    fn a_sidecar_token_carries_tags_and_no_permissions_of_its_own() {
+        use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+        let authority = Authority::generate("default");
+        let groups = ["readers".to_owned()];
+        let publish = ["notes.Created".to_owned()];
+        let spec = UserSpec { agent: "a", public_key: "UX", groups: &groups, publish: &publish };
+        let (token, expires) = authority.sidecar(&spec, 1000).unwrap();
+        assert_eq!(expires, 1000 + 86_400);
+        let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
+        let claims: Value = serde_json::from_slice(&claims).unwrap();
+        assert_eq!(claims["nats"]["tags"], json!(["grp:readers", "pub:topic.*.notes.Created"]));
+        assert_eq!(claims["nats"]["pub"], json!({}));
+    }
+}

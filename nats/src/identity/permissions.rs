@@ -1,0 +1,48 @@
+//! The permission lists of a namespace, proven refusal by refusal in `tests/it/scope.rs`.
+//!
+//! A sidecar publishes under its own name only, pulls from and acks to its own groups' consumers only, and can neither
+//! create, read, purge nor delete anything. Never granted: `CONSUMER.CREATE` (filters are not in its subject), `STREAM.*`,
+//! `DIRECT.GET` (it reads around filters).
+
+use serde_json::{Value, json};
+
+use crate::names::Names;
+
+/// Template of the scoped signing key for sidecars. Tags a token may carry:
+/// `pub:<class>.*.<pattern>` what the agent may publish to, `grp:<group>` the groups it belongs to.
+pub(super) fn sidecar_template(namespace: &str) -> Value {
+    let names = Names::new(namespace);
+    let (events, retry) = (names.events(), names.retry());
+    let group = "{{tag(grp)}}";
+    let mut publish = vec![
+        format!("ab.{namespace}.*.{{{{name()}}}}.{{{{tag(pub)}}}}"),
+        format!("abr.{namespace}.{group}.{{{{name()}}}}"),
+        format!("abd.{namespace}.{group}.{{{{name()}}}}.*"),
+        format!("abc.{namespace}.{{{{name()}}}}.*"),
+    ];
+    for (stream, consumer) in [(events, group.to_owned()), (retry, format!("{group}-retry"))] {
+        publish.push(format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"));
+        publish.push(format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}"));
+        publish.push(format!("$JS.ACK.{stream}.{consumer}.>"));
+        // Ack subjects of servers with `js_ack_fc_v2` name domain and account first.
+        publish.push(format!("$JS.ACK.*.*.{stream}.{consumer}.>"));
+    }
+    json!({
+        "pub": {"allow": publish},
+        "sub": {"allow": ["_INBOX.{{name()}}.>"]},
+        "subs": -1, "data": -1, "payload": -1,
+    })
+}
+
+/// Permissions of the person at the keyboard: sees and replays everything with the plain `nats` CLI, changes no stream,
+/// publishes no event around a sidecar.
+pub(super) fn person() -> Value {
+    let changes = ["STREAM.CREATE", "STREAM.UPDATE", "STREAM.DELETE", "STREAM.PURGE", "STREAM.MSG.DELETE"];
+    let more = ["STREAM.SNAPSHOT", "STREAM.RESTORE", "STREAM.LEADER.STEPDOWN", "STREAM.PEER.REMOVE", "CONSUMER.RESET"];
+    let deny: Vec<String> = changes.iter().chain(&more).map(|verb| format!("$JS.API.{verb}.>")).collect();
+    json!({
+        "pub": {"allow": ["$JS.API.>", "$JS.ACK.>", "$KV.>", "_INBOX.>"], "deny": deny},
+        "sub": {"allow": ["_INBOX.>", "$JS.EVENT.ADVISORY.>", "ab.>", "abr.>", "abd.>", "aba.>"]},
+        "subs": -1, "data": -1, "payload": -1,
+    })
+}

@@ -1,0 +1,54 @@
+//! Names of the assets of a namespace on the broker: streams, buckets, consumers. The only place that spells them.
+
+/// A namespace's asset names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names {
+    namespace: String,
+}
+
+impl Names {
+    /// For a namespace whose name has been validated.
+    pub fn new(namespace: impl Into<String>) -> Self {
+        Self { namespace: namespace.into() }
+    }
+
+    /// The namespace itself.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Stream of all events, the history.
+    pub fn events(&self) -> String {
+        format!("AB_{}_EVENTS", self.namespace)
+    }
+
+    /// Stream of events that wait for their next attempt.
+    pub fn retry(&self) -> String {
+        format!("AB_{}_RETRY", self.namespace)
+    }
+
+    /// Stream of dead letters.
+    pub fn dead_letters(&self) -> String {
+        format!("AB_{}_DLQ", self.namespace)
+    }
+
+    /// Stream of the control plane's facts.
+    pub fn audit(&self) -> String {
+        format!("AB_{}_AUDIT", self.namespace)
+    }
+
+    /// Bucket of declared and live agents.
+    pub fn registry(&self) -> String {
+        format!("AB_{}_REGISTRY", self.namespace)
+    }
+
+    /// Durable consumer of a group on the events stream.
+    pub fn consumer(group: &str) -> String {
+        group.to_owned()
+    }
+
+    /// Durable consumer of a group on the retry stream.
+    pub fn retry_consumer(group: &str) -> String {
+        format!("{group}-retry")
+    }
+}

@@ -1,0 +1,199 @@
+//! Pulling from a durable consumer by demand.
+//!
+//! The client library's streams prefetch into a buffer where a delivery's ack wait runs out unseen. Here the caller
+//! says how many messages it can take ([`Pull::want`]); exactly that many are asked for, and each is handed over at
+//! once so that its lease can be extended. Lost requests are noticed by missing heartbeats and by reconnects.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use agentbus_proto::Fault;
+use async_nats::{HeaderMap, StatusCode};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::time::Instant;
+
+use crate::ack::Receipt;
+use crate::connect::{Link, State};
+use crate::headers;
+
+/// A request that found nothing for this long ends and is made anew.
+const EXPIRES: Duration = Duration::from_secs(30);
+/// The broker says this often that an idle request is alive.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// Silence after which requests count as lost.
+const SILENCE_MAX: Duration = Duration::from_secs(12);
+/// Wait after the broker could not serve a request (no consumer, no leader).
+const RETRY_WAIT: Duration = Duration::from_millis(250);
+/// Most messages one request asks for: larger ones gain nothing (facts: hop.md §3).
+const BATCH_MAX: usize = 10_000;
+
+/// One message from the broker.
+#[derive(Debug, Clone)]
+pub struct Incoming {
+    /// Ack subject and what it tells.
+    pub receipt: Receipt,
+    /// Subject it was stored on.
+    pub subject: String,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// Encoded event.
+    pub payload: Bytes,
+}
+
+/// Pulls from one consumer.
+pub struct Pull {
+    link: Link,
+    api: String,
+    inbox: String,
+    messages: async_nats::Subscriber,
+    state: tokio::sync::watch::Receiver<State>,
+    generation: u64,
+    next_request: u64,
+    open: VecDeque<Request>,
+    wanted: usize,
+    heard: Instant,
+    not_before: Instant,
+}
+
+struct Request {
+    id: u64,
+    left: usize,
+}
+
+impl Pull {
+    /// Subscribes for the answers; asks for nothing yet.
+    pub async fn open(link: &Link, stream: &str, consumer: &str) -> Result<Self, Fault> {
+        let inbox = link.new_inbox();
+        let messages = link.client.subscribe(format!("{inbox}.*")).await.map_err(|_| link.down())?;
+        let now = Instant::now();
+        Ok(Self {
+            api: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"),
+            inbox,
+            messages,
+            state: link.state(),
+            generation: link.generation(),
+            link: link.clone(),
+            next_request: 0,
+            open: VecDeque::new(),
+            wanted: 0,
+            heard: now,
+            not_before: now,
+        })
+    }
+
+    /// Sets how many more messages the caller can take now. What is under way counts towards it.
+    pub fn want(&mut self, messages: usize) {
+        self.wanted = messages;
+    }
+
+    fn requested(&self) -> usize {
+        self.open.iter().map(|request| request.left).sum()
+    }
+
+    /// The next message. Cancel-safe: nothing is lost when the future is dropped.
+    pub async fn next(&mut self) -> Incoming {
+        loop {
+            self.top_up().await;
+            let wake = self.wake();
+            tokio::select! {
+                message = self.messages.next() => match message {
+                    Some(message) => if let Some(incoming) = self.take(message) { return incoming },
+                    // The client is closed: nothing will come any more, the owner is about to stop us.
+                    None => std::future::pending().await,
+                },
+                _ = self.state.changed() => self.on_state(),
+                () = tokio::time::sleep_until(wake) => self.on_silence(),
+            }
+        }
+    }
+
+    /// When to look at the requests again without having heard anything.
+    fn wake(&self) -> Instant {
+        let now = Instant::now();
+        if self.not_before > now {
+            self.not_before
+        } else {
+            (self.heard + SILENCE_MAX).max(now + Duration::from_millis(50))
+        }
+    }
+
+    /// Asks for what is wanted and not asked for; small top-ups wait until half of it is missing.
+    async fn top_up(&mut self) {
+        let requested = self.requested();
+        let missing = self.wanted.saturating_sub(requested).min(BATCH_MAX);
+        if missing == 0 || (requested > 0 && missing * 2 < self.wanted) {
+            return;
+        }
+        if Instant::now() < self.not_before || !self.link.is_up() {
+            return;
+        }
+        self.next_request += 1;
+        let (expires, heartbeat) = (EXPIRES.as_nanos(), HEARTBEAT.as_nanos());
+        let body = format!(r#"{{"batch":{missing},"expires":{expires},"idle_heartbeat":{heartbeat}}}"#);
+        let reply = format!("{}.{}", self.inbox, self.next_request);
+        if self.open.is_empty() {
+            self.heard = Instant::now();
+        }
+        self.open.push_back(Request { id: self.next_request, left: missing });
+        if self.link.client.publish_with_reply(self.api.clone(), reply, body.into()).await.is_err() {
+            self.open.clear();
+            self.not_before = Instant::now() + RETRY_WAIT;
+        }
+    }
+
+    fn on_state(&mut self) {
+        let now = self.link.generation();
+        if now != self.generation {
+            // Requests do not survive a connection; what was on its way comes back after the ack wait.
+            self.open.clear();
+            self.generation = now;
+            self.heard = Instant::now();
+        }
+    }
+
+    fn on_silence(&mut self) {
+        if !self.open.is_empty() && self.heard.elapsed() >= SILENCE_MAX {
+            tracing::debug!(api = %self.api, "no heartbeat: pulling anew");
+            self.open.clear();
+        }
+    }
+
+    fn take(&mut self, message: async_nats::Message) -> Option<Incoming> {
+        self.heard = Instant::now();
+        if let Some(receipt) = message.reply.as_deref().and_then(Receipt::parse) {
+            if let Some(first) = self.open.front_mut() {
+                first.left -= 1;
+                if first.left == 0 {
+                    self.open.pop_front();
+                }
+            }
+            self.wanted = self.wanted.saturating_sub(1);
+            return Some(Incoming {
+                receipt,
+                subject: message.subject.to_string(),
+                headers: message.headers.unwrap_or_default(),
+                payload: message.payload,
+            });
+        }
+        self.on_status(&message);
+        None
+    }
+
+    /// 100 = heartbeat; anything else ends the request it answers.
+    fn on_status(&mut self, message: &async_nats::Message) {
+        let status = message.status.unwrap_or(StatusCode::OK);
+        if status == StatusCode::IDLE_HEARTBEAT {
+            return;
+        }
+        let id: Option<u64> = message.subject.rsplit('.').next().and_then(|token| token.parse().ok());
+        self.open.retain(|request| Some(request.id) != id);
+        let ended = status == StatusCode::TIMEOUT
+            || headers::get(message.headers.as_ref(), headers::PENDING_MESSAGES).is_some();
+        if !ended {
+            let why = message.description.as_deref().unwrap_or_default();
+            tracing::debug!(api = %self.api, %status, why, "pull request refused");
+            self.not_before = Instant::now() + RETRY_WAIT;
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! The table of what exists on the broker for a namespace: streams, the registry bucket, consumers of groups.
+//!
+//! Values only. `plan` compares them with a broker and applies differences; nothing here talks to one. Limits
+//! retention without an age: history is for replay, and only what no group still needs may be removed.
+
+use std::time::Duration;
+
+use agentbus_proto::Fault;
+use async_nats::jetstream::{consumer, kv, stream};
+
+use crate::grant::GroupGrant;
+use crate::{names::Names, pattern, subject};
+
+/// How much each stream may hold, in bytes, and how many copies the cluster keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// Events stream.
+    pub events_bytes_max: i64,
+    /// Retry stream.
+    pub retry_bytes_max: i64,
+    /// Dead-letter stream.
+    pub dead_letter_bytes_max: i64,
+    /// Audit stream.
+    pub audit_bytes_max: i64,
+    /// Registry bucket.
+    pub registry_bytes_max: i64,
+    /// Replicas of every asset.
+    pub replicas: usize,
+}
+
+const MIB: i64 = 1024 * 1024;
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self::within(2048 * MIB)
+    }
+}
+
+impl Sizes {
+    /// Shares a storage quota out, so that the broker refuses (`STREAM_FULL`) before the file system does.
+    /// The broker reserves these sizes at creation, hence fixed shares that add up to less than the quota.
+    pub fn within(quota_bytes: i64) -> Self {
+        let share = |percent: i64, most: i64| (quota_bytes / 100 * percent).min(most).max(64 * 1024);
+        Self {
+            events_bytes_max: share(55, 1024 * MIB),
+            retry_bytes_max: share(12, 256 * MIB),
+            dead_letter_bytes_max: share(20, 512 * MIB),
+            audit_bytes_max: share(5, 64 * MIB),
+            registry_bytes_max: share(3, 32 * MIB),
+            replicas: 1,
+        }
+    }
+}
+
+/// Ids are remembered this long. Each costs the broker about 240 bytes (facts: verified.md §3).
+pub const DUPLICATE_WINDOW: Duration = Duration::from_secs(60);
+
+/// How long the broker waits for an ack before it delivers again. Sidecars extend what they hold every 3 s, so this is
+/// also how long work waits after a sidecar was killed.
+pub const ACK_WAIT: Duration = Duration::from_secs(10);
+
+/// Most unsettled deliveries of one group, all members together: a bound on what a group can hold, above the
+/// largest credit of a busy sidecar.
+pub const ACK_PENDING_MAX: i64 = 20_000;
+
+/// All streams of a namespace, in the order in which they are made.
+pub fn streams(names: &Names, sizes: &Sizes) -> Vec<stream::Config> {
+    let ns = names.namespace();
+    let base = |name: String, subjects: &str, bytes: i64, description: &str| stream::Config {
+        name,
+        subjects: vec![subjects.to_owned()],
+        max_bytes: bytes,
+        max_messages: -1,
+        max_messages_per_subject: -1,
+        max_message_size: -1,
+        max_consumers: -1,
+        discard: stream::DiscardPolicy::New,
+        storage: stream::StorageType::File,
+        num_replicas: sizes.replicas,
+        duplicate_window: DUPLICATE_WINDOW,
+        allow_direct: true,
+        description: Some(description.to_owned()),
+        ..Default::default()
+    };
+    vec![
+        stream::Config {
+            allow_atomic_publish: true,
+            allow_batch_publish: true,
+            ..base(names.events(), &format!("ab.{ns}.>"), sizes.events_bytes_max, "agentbus events, the history")
+        },
+        stream::Config {
+            retention: stream::RetentionPolicy::WorkQueue,
+            ..base(names.retry(), &format!("abr.{ns}.>"), sizes.retry_bytes_max, "agentbus events waiting for a retry")
+        },
+        base(names.dead_letters(), &format!("abd.{ns}.>"), sizes.dead_letter_bytes_max, "agentbus dead letters"),
+        base(names.audit(), &format!("aba.{ns}.>"), sizes.audit_bytes_max, "agentbus control-plane facts"),
+    ]
+}
+
+/// The bucket of declared and live agents.
+pub fn registry(names: &Names, sizes: &Sizes) -> kv::Config {
+    kv::Config {
+        bucket: names.registry(),
+        description: "agentbus agents, declared and live".to_owned(),
+        history: 1,
+        max_bytes: sizes.registry_bytes_max,
+        num_replicas: sizes.replicas,
+        ..Default::default()
+    }
+}
+
+/// Key of consumer metadata that says a consumer is ours.
+pub const METADATA_GROUP: &str = "agentbus.group";
+
+/// The durable consumer of a group on the events stream. New groups start at the end of the stream.
+pub fn events_consumer(names: &Names, group: &GroupGrant) -> Result<consumer::pull::Config, Fault> {
+    let filters = pattern::filters(names.namespace(), &group.patterns)?;
+    Ok(consumer::pull::Config {
+        filter_subjects: filters,
+        max_ack_pending: if group.ordered { 1 } else { ACK_PENDING_MAX },
+        ..durable(Names::consumer(&group.name), group)
+    })
+}
+
+/// The durable consumer of a group on the retry stream. Made together with the group, not on its first retry as first
+/// planned: a retry must not wait for the control plane. `max_ack_pending` has no bound because waiting retries are
+/// held by the broker as delayed NAKs and must not block each other.
+pub fn retry_consumer(names: &Names, group: &GroupGrant) -> consumer::pull::Config {
+    consumer::pull::Config {
+        filter_subject: subject::retry_filter(names.namespace(), &group.name),
+        max_ack_pending: -1,
+        deliver_policy: consumer::DeliverPolicy::All,
+        ..durable(Names::retry_consumer(&group.name), group)
+    }
+}
+
+fn durable(name: String, group: &GroupGrant) -> consumer::pull::Config {
+    consumer::pull::Config {
+        durable_name: Some(name.clone()),
+        name: Some(name),
+        deliver_policy: consumer::DeliverPolicy::New,
+        ack_policy: consumer::AckPolicy::Explicit,
+        ack_wait: ACK_WAIT,
+        max_deliver: -1,
+        max_waiting: 512,
+        metadata: [(METADATA_GROUP.to_owned(), group.name.clone())].into(),
+        ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_expires_and_nothing_is_pushed_out() {
+        for stream in streams(&Names::new("default"), &Sizes::default()) {
+            assert_eq!(stream.max_age, Duration::ZERO, "{}", stream.name);
+            assert_eq!(stream.discard, stream::DiscardPolicy::New, "{}", stream.name);
+            assert!(!stream.allow_rollup && !stream.allow_message_ttl, "{}", stream.name);
+        }
+    }
+
+    #[test]
+    fn shares_stay_within_the_quota() {
+        for quota in [8 * MIB, 100 * MIB, 10_000 * MIB] {
+            let sizes = Sizes::within(quota);
+            let sum = sizes.events_bytes_max
+                + sizes.retry_bytes_max
+                + sizes.dead_letter_bytes_max
+                + sizes.audit_bytes_max
+                + sizes.registry_bytes_max;
+            assert!(sum < quota, "{quota}: {sum}");
+        }
+    }
+
+    #[test]
+    fn an_ordered_group_has_one_in_flight() {
+        let group = GroupGrant {
+            name: "report".into(),
+            patterns: vec!["file.checked".into()],
+            types: vec![],
+            attributes: Default::default(),
+            ordered: true,
+            declared: true,
+            policy: Default::default(),
+        };
+        let names = Names::new("default");
+        assert_eq!(events_consumer(&names, &group).unwrap().max_ack_pending, 1);
+        assert_eq!(retry_consumer(&names, &group).filter_subject, "abr.default.report.*");
+    }
+}

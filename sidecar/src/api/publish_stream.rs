@@ -1,0 +1,85 @@
+//! The publish stream: many events under way at once, one answer each, in order.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use agentbus_proto::Fault;
+use agentbus_proto::sidecar::v1::{PublishResponse, Stored};
+use agentbus_proto::sidecar::wire::PublishRequest;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
+use tokio::sync::mpsc;
+use tonic::{Status, Streaming};
+
+use super::State;
+use crate::outbound::{Outbound, Parent};
+
+/// Events of one stream without an answer yet. Full = the agent is not read from: back-pressure.
+const WINDOW: usize = 4096;
+
+type Answer = Pin<Box<dyn Future<Output = PublishResponse> + Send>>;
+
+/// Runs until the agent closes the stream and everything is answered.
+pub(super) async fn run(
+    state: State,
+    parent: Parent,
+    mut requests: Streaming<PublishRequest>,
+    answers: mpsc::Sender<Result<PublishResponse, Status>>,
+) {
+    let mut under_way: FuturesOrdered<Answer> = FuturesOrdered::new();
+    let mut open = true;
+    while open || !under_way.is_empty() {
+        tokio::select! {
+            biased;
+            Some(answer) = under_way.next(), if !under_way.is_empty() => {
+                if answers.send(Ok(answer)).await.is_err() {
+                    return;
+                }
+            }
+            request = requests.message(), if open && under_way.len() < WINDOW => match request {
+                Ok(Some(request)) => under_way.push_back(send(&state.outbound, &parent, request).await),
+                // A broken stream: what was sent is stored all the same, the agent will ask again with the same ids.
+                Ok(None) | Err(_) => open = false,
+            },
+            () = state.stop.cancelled(), if open => open = false,
+        }
+    }
+}
+
+async fn send(outbound: &Outbound, parent: &Parent, request: PublishRequest) -> Answer {
+    let reference = request.r#ref;
+    let sent = publish(outbound, parent, request).await;
+    match sent {
+        Ok(sent) => Box::pin(async move { respond(reference, sent.stored().await) }),
+        Err(fault) => Box::pin(std::future::ready(respond(reference, Err(fault)))),
+    }
+}
+
+/// Checks a request and hands it to the broker.
+pub(super) async fn publish(
+    outbound: &Outbound,
+    parent: &Parent,
+    request: PublishRequest,
+) -> Result<crate::outbound::Sent, Fault> {
+    let ttl = request.ttl.map(|ttl| super::duration("ttl", ttl)).transpose()?;
+    outbound.send(request.event, ttl, parent, None).await
+}
+
+/// The answer to one publish.
+pub(super) fn respond(
+    reference: u64,
+    outcome: Result<(String, agentbus_nats::publisher::Stored), Fault>,
+) -> PublishResponse {
+    match outcome {
+        Ok((id, stored)) => PublishResponse {
+            id,
+            r#ref: reference,
+            stored: Stored::Broker.into(),
+            stream: stored.stream,
+            seq: Some(stored.seq),
+            duplicate: Some(stored.duplicate),
+            failure: None,
+        },
+        Err(fault) => PublishResponse { r#ref: reference, failure: Some((&fault).into()), ..Default::default() },
+    }
+}

@@ -1,0 +1,134 @@
+//! Wiring: from a grant to a running sidecar, and the order in which it stops.
+
+use std::path::Path;
+use std::time::Duration;
+
+use agentbus_nats::connect::{self, Identity, Link};
+use agentbus_nats::grant::Start;
+use agentbus_nats::publisher::{self, Publisher};
+use agentbus_nats::subject;
+use agentbus_proto::{Code, Fault};
+use agentbus_runtime::admin::{self, Admin};
+use agentbus_runtime::ready::Readiness;
+use agentbus_runtime::serve;
+use agentbus_runtime::trace::Tracer;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api;
+use crate::control::Control;
+use crate::inbound::{self, Hub, hub::Parts};
+use crate::metrics::Metrics;
+use crate::outbound::Outbound;
+use crate::seal::Seal;
+
+/// A running sidecar.
+pub struct Sidecar {
+    /// Base URL of the agent API.
+    pub url: String,
+    /// Base URL of the admin listener.
+    pub admin: String,
+    /// Path of the unix socket.
+    pub unix: Option<String>,
+    /// Inbound side, for what the supervisor tells about the agent.
+    pub hub: Hub,
+    /// Cancelled when a drain is asked for on the admin listener.
+    pub drain_requested: CancellationToken,
+    grace: Duration,
+    stop: CancellationToken,
+    servers: TaskTracker,
+}
+
+impl Sidecar {
+    /// Binds first, so that a taken port is known before the broker is bothered; then connects, then serves.
+    pub async fn start(start: Start, identity: Identity, tracer: Tracer) -> Result<Self, Fault> {
+        let api_listener = bind(&start.listen).await?;
+        let admin_listener = bind(&start.admin).await?;
+        let unix = match &start.unix {
+            Some(path) => Some(serve::bind_unix(Path::new(path)).await.map_err(|error| cannot_bind(path, &error))?),
+            None => None,
+        };
+        let readiness = Readiness::new();
+        let (broker, edge) = (readiness.latch("broker"), readiness.latch("api"));
+
+        let grant = start.grant;
+        identity.renew(grant.jwt.clone());
+        let link = Link::connect(connect::Options {
+            servers: grant.servers.clone(),
+            name: format!("sidecar {}", grant.instance),
+            inbox: subject::inbox(&grant.agent, &grant.instance),
+            identity,
+        })
+        .await?;
+        let metrics = Metrics::new();
+        let publisher = Publisher::start(link.clone(), publisher::Options::default()).await?;
+        let outbound = Outbound::new(publisher.clone(), &grant, tracer.clone(), metrics.clone());
+        let seal = Seal::new(&start.token);
+        let parts =
+            Parts { link: link.clone(), publisher, outbound: outbound.clone(), seal, tracer, metrics: metrics.clone() };
+        let hub = Hub::start(parts, &grant, inbound::Options::default());
+        let control = Control::new(link.clone(), hub.clone(), outbound.clone(), grant);
+
+        let (stop, servers) = (CancellationToken::new(), TaskTracker::new());
+        let drain_requested = CancellationToken::new();
+        servers.spawn(control.clone().keep_fresh(stop.clone()));
+        servers.spawn(watch_broker(link, broker, stop.clone()));
+        let local = |listener: &TcpListener| listener.local_addr().map_err(|error| cannot_bind("listener", &error));
+        let (api_addr, admin_addr) = (local(&api_listener)?, local(&admin_listener)?);
+        let state = api::State { outbound, hub: hub.clone(), control, metrics: metrics.clone(), stop: stop.clone() };
+        let router = api::router(state, &start.token, api_addr.port());
+        servers.spawn(serve::serve_tcp(api_listener, router.clone(), stop.clone()));
+        if let Some(socket) = unix {
+            servers.spawn(serve::serve(socket, router, stop.clone(), serve::Limits::default()));
+        }
+        let admin =
+            Admin { readiness, metrics: std::sync::Arc::new(move || metrics.encode()), drain: drain_requested.clone() };
+        servers.spawn(serve::serve_tcp(admin_listener, admin::router(admin), stop.clone()));
+        edge.ready();
+        Ok(Self {
+            url: format!("http://{api_addr}"),
+            admin: format!("http://{admin_addr}"),
+            unix: start.unix,
+            hub,
+            drain_requested,
+            grace: Duration::from_millis(start.drain_ms),
+            stop,
+            servers,
+        })
+    }
+
+    /// Stops in order: no new deliveries → the agent finishes or its deliveries are given back → acks are flushed → the
+    /// listeners close. Publishes are taken until the listeners close.
+    pub async fn drain(self) {
+        self.hub.drain(self.grace).await;
+        self.stop.cancel();
+        self.servers.close();
+        if tokio::time::timeout(self.grace, self.servers.wait()).await.is_err() {
+            tracing::warn!("connections cut at the end of the drain");
+        }
+    }
+}
+
+async fn bind(address: &str) -> Result<TcpListener, Fault> {
+    TcpListener::bind(address).await.map_err(|error| cannot_bind(address, &error))
+}
+
+fn cannot_bind(address: &str, error: &std::io::Error) -> Fault {
+    Fault::new(Code::BadConfig, format!("cannot listen on `{address}`: {error}; choose another address or port 0"))
+}
+
+async fn watch_broker(link: Link, latch: agentbus_runtime::ready::Latch, stop: CancellationToken) {
+    let mut state = link.state();
+    loop {
+        if link.is_up() {
+            latch.ready()
+        } else {
+            latch.unready(link.down().message)
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = state.changed() => if changed.is_err() { return },
+        }
+    }
+}

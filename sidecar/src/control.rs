@@ -1,0 +1,186 @@
+//! Talking to the control plane: a fresh token at half life, and joining a group on request.
+//!
+//! Both change the grant. A token for a new group means a new connection, because permissions are fixed when a
+//! connection is made: what was written is flushed, then resumed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use agentbus_nats::connect::Link;
+use agentbus_nats::grant::{ControlReply, ControlRequest, Grant, GroupGrant, Policy};
+use agentbus_nats::{pattern, subject};
+use agentbus_proto::sidecar::v1::Subscription;
+use agentbus_proto::{Code, Fault};
+use tokio::sync::{Mutex, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::inbound::Hub;
+use crate::outbound::Outbound;
+
+/// The control plane answers within milliseconds or is away.
+const ANSWER_WAIT: Duration = Duration::from_secs(5);
+/// Between two tries to renew while the control plane is away.
+const RETRY_WAIT: Duration = Duration::from_secs(30);
+
+/// Keeps and extends the grant. Cheap to clone.
+#[derive(Clone)]
+pub struct Control {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    link: Link,
+    hub: Hub,
+    outbound: Outbound,
+    grant: watch::Sender<Grant>,
+    /// One change at a time: each one replaces the connection.
+    changing: Mutex<()>,
+}
+
+impl Control {
+    /// For a sidecar that runs under `grant`.
+    pub fn new(link: Link, hub: Hub, outbound: Outbound, grant: Grant) -> Self {
+        let inner = Inner { link, hub, outbound, grant: watch::Sender::new(grant), changing: Mutex::new(()) };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Renews the token at half of its life until stopped.
+    pub async fn keep_fresh(self, stop: CancellationToken) {
+        loop {
+            let wait = half_life(self.inner.grant.borrow().expires, SystemTime::now());
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+            if let Err(fault) = self.change("renew", None).await {
+                tracing::warn!(%fault, "token not renewed; trying again");
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(RETRY_WAIT) => {}
+                }
+            }
+        }
+    }
+
+    /// The groups for these subscriptions, joined where necessary. None named = the declared ones.
+    pub async fn join(&self, subscriptions: &[Subscription]) -> Result<Vec<String>, Fault> {
+        if subscriptions.is_empty() {
+            let declared = self.inner.hub.declared();
+            if declared.is_empty() {
+                let why = "no subscription is declared for this agent: name one, or add `subscribe` to agentbus.yaml";
+                return Err(Fault::new(Code::InvalidAddress, why));
+            }
+            return Ok(declared);
+        }
+        let mut groups = Vec::with_capacity(subscriptions.len());
+        for subscription in subscriptions {
+            groups.push(self.join_one(subscription).await?);
+        }
+        Ok(groups)
+    }
+
+    /// All groups this sidecar is in, for a long poll; an error when there is none.
+    pub fn joined(&self) -> Result<Vec<String>, Fault> {
+        let groups = self.inner.hub.group_names();
+        if groups.is_empty() {
+            let why = "no subscription yet: POST /v1/subscriptions first, or add `subscribe` to agentbus.yaml";
+            return Err(Fault::new(Code::InvalidAddress, why));
+        }
+        Ok(groups)
+    }
+
+    async fn join_one(&self, subscription: &Subscription) -> Result<String, Fault> {
+        let agent = self.inner.grant.borrow().agent.clone();
+        let name = if subscription.group.is_empty() { agent } else { subscription.group.clone() };
+        agentbus_proto::name::lower_name("group", &name)?;
+        if subscription.patterns.is_empty() {
+            return match self.inner.hub.group(&name) {
+                Some(_) => Ok(name),
+                None => Err(Fault::new(
+                    Code::InvalidAddress,
+                    format!("group `{name}` needs patterns, for example `notes.>`"),
+                )),
+            };
+        }
+        let patterns: Vec<String> =
+            pattern::simplify(&subscription.patterns)?.iter().map(ToString::to_string).collect();
+        let attributes: BTreeMap<String, String> = subscription.attributes.clone().into_iter().collect();
+        let same = |group: &GroupGrant| {
+            group.patterns == patterns
+                && group.types == subscription.types
+                && group.attributes == attributes
+                && group.ordered == subscription.ordered
+        };
+        if self.inner.hub.group(&name).is_some_and(|group| same(&group)) {
+            return Ok(name);
+        }
+        let wanted = GroupGrant {
+            name: name.clone(),
+            patterns,
+            types: subscription.types.clone(),
+            attributes,
+            ordered: subscription.ordered,
+            declared: false,
+            policy: Policy::default(),
+        };
+        self.change("subscribe", Some(wanted)).await?;
+        Ok(name)
+    }
+
+    /// Asks the control plane and takes the new grant into use.
+    async fn change(&self, verb: &str, group: Option<GroupGrant>) -> Result<(), Fault> {
+        let _one = self.inner.changing.lock().await;
+        let grant = self.ask(verb, group).await?;
+        self.inner.link.renew(grant.jwt.clone()).await?;
+        self.inner.outbound.renew(&grant);
+        self.inner.hub.renew(&grant);
+        self.inner.grant.send_replace(grant);
+        Ok(())
+    }
+
+    async fn ask(&self, verb: &str, group: Option<GroupGrant>) -> Result<Grant, Fault> {
+        let (subject, instance) = {
+            let grant = self.inner.grant.borrow();
+            (subject::control(&grant.namespace, &grant.agent, verb), grant.instance.clone())
+        };
+        self.inner.link.up(ANSWER_WAIT).await?;
+        let request = ControlRequest { public_key: self.inner.link.identity().public_key(), instance, group };
+        let body = serde_json::to_vec(&request).map_err(|error| Fault::new(Code::InvalidEvent, error.to_string()))?;
+        let answer = tokio::time::timeout(ANSWER_WAIT, self.inner.link.client.request(subject, body.into())).await;
+        let message = match answer {
+            Ok(Ok(message)) => message,
+            Ok(Err(_)) | Err(_) => {
+                let why = "the control plane does not answer; what is already granted goes on";
+                return Err(Fault::new(Code::ControlPlaneDown, why).with_retry_after(Duration::from_secs(2)));
+            }
+        };
+        match serde_json::from_slice(&message.payload) {
+            Ok(ControlReply::Grant(grant)) => Ok(*grant),
+            Ok(ControlReply::Error { code, message }) => {
+                Err(Fault::new(code.parse().unwrap_or(Code::ControlPlaneDown), message))
+            }
+            Err(error) => {
+                Err(Fault::new(Code::ControlPlaneDown, format!("unreadable answer of the control plane: {error}")))
+            }
+        }
+    }
+}
+
+/// Half of what is left, at least a second.
+fn half_life(expires: u64, now: SystemTime) -> Duration {
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    Duration::from_secs((expires.saturating_sub(now) / 2).max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_renewed_at_half_of_what_is_left() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        assert_eq!(half_life(1000 + 86_400, now), Duration::from_secs(43_200));
+        assert_eq!(half_life(10, now), Duration::from_secs(1));
+    }
+}

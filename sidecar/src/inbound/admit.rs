@@ -1,0 +1,209 @@
+//! What a message from the broker is: to be handed out, to wait, done already, or a dead letter. Pure.
+
+use std::time::{Duration, SystemTime};
+
+use agentbus_nats::grant::GroupGrant;
+use agentbus_nats::moves::{self, Class, Origin};
+use agentbus_nats::pull::Incoming;
+use agentbus_nats::subject;
+use agentbus_proto::EventHead;
+use agentbus_proto::event::v1::DeliveryMode;
+
+use crate::memory::{Key, Memory, Source, Verdict};
+
+/// Early rounds of a waiting retry raise the broker's delivery count too (facts: verified.md §9); this many are
+/// forgiven before a retry counts as crashing.
+const EARLY_ROUNDS_MAX: u64 = 10;
+
+/// What to do with a message.
+#[derive(Debug, PartialEq)]
+pub enum Admission {
+    /// Hand it out.
+    Deliver(Box<Fresh>),
+    /// Not due yet: the broker keeps it for this long.
+    Wait(Duration),
+    /// Nothing for the agent: ack and count under this outcome.
+    Done(&'static str),
+    /// Park it.
+    Dead(Class, String),
+}
+
+/// A delivery to be made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fresh {
+    /// The event without its payload.
+    pub head: EventHead,
+    /// Which attempt, from 1.
+    pub attempt: u32,
+    /// Most attempts: the group's policy, or less if the sender wished so.
+    pub attempts_max: u32,
+    /// How long the agent may hold it.
+    pub ack_deadline: Duration,
+    /// Acked before it is handed out: the sender asked for at most once.
+    pub at_most_once: bool,
+}
+
+/// Decides about one message.
+pub fn admit(incoming: &Incoming, group: &GroupGrant, key: &Key, memory: &Memory, now: SystemTime) -> Admission {
+    if key.source == Source::Retry
+        && let Some(left) = moves::wait(incoming, now)
+    {
+        return Admission::Wait(left);
+    }
+    match memory.verdict(key) {
+        Some(Verdict::Acked | Verdict::Nacked | Verdict::Dead) => return Admission::Done("reacked"),
+        Some(Verdict::Rejected(reason)) => return Admission::Dead(Class::Rejected, reason.clone()),
+        Some(Verdict::Lost) | None => {}
+    }
+    let head = match EventHead::decode(&incoming.payload) {
+        Ok(head) => head,
+        Err(fault) => return Admission::Dead(Class::Undecodable, fault.message),
+    };
+    let origin = Origin::of(incoming);
+    if subject::sender(&origin.subject) != Some(head.source.as_str()) {
+        return Admission::Done("forged");
+    }
+    if let Some(expired) = expired(&head, now) {
+        return expired;
+    }
+    if !wanted(&head, group) {
+        return Admission::Done("filtered");
+    }
+    deliver(incoming, group, key.source, head)
+}
+
+/// Expiry is decided by who pulls: the broker would drop unread events without a word.
+fn expired(head: &EventHead, now: SystemTime) -> Option<Admission> {
+    let expires = SystemTime::try_from(head.expires?).ok()?;
+    if expires > now {
+        return None;
+    }
+    let tell = head.delivery.as_ref().is_some_and(|delivery| delivery.dead_letter_if_expired);
+    let cause = || format!("expired at {}", moves::rfc3339(expires));
+    Some(if tell { Admission::Dead(Class::Expired, cause()) } else { Admission::Done("expired") })
+}
+
+fn wanted(head: &EventHead, group: &GroupGrant) -> bool {
+    let by_type = group.types.is_empty() || group.types.iter().any(|wanted| wanted == head.effective_type());
+    by_type && group.attributes.iter().all(|(name, value)| head.attributes.get(name) == Some(value))
+}
+
+fn deliver(incoming: &Incoming, group: &GroupGrant, source: Source, head: EventHead) -> Admission {
+    let policy = &group.policy;
+    let wish = head.delivery.as_ref();
+    let wished = wish.map_or(0, |wish| wish.max_attempts);
+    let attempts_max = if wished == 0 { policy.max_attempts } else { wished.min(policy.max_attempts) }.max(1);
+    let delivered = incoming.receipt.delivered;
+    // In an ordered group failures stay in place, so the broker's count is the attempt.
+    let attempt = if group.ordered { u32::try_from(delivered).unwrap_or(u32::MAX) } else { moves::attempt(incoming) };
+    let crashes_max = match source {
+        Source::Events => u64::from(policy.crash_limit),
+        Source::Retry => u64::from(policy.crash_limit) + EARLY_ROUNDS_MAX,
+    };
+    if group.ordered && attempt > attempts_max.max(policy.crash_limit) || !group.ordered && delivered > crashes_max {
+        let cause = format!("handed out {} times and never settled: it may take its agent down", delivered - 1);
+        return Admission::Dead(Class::Crash, cause);
+    }
+    let deadline = wish.and_then(|wish| wish.ack_deadline).and_then(|deadline| Duration::try_from(deadline).ok());
+    let ack_deadline =
+        deadline.filter(|wish| !wish.is_zero()).map_or(policy.ack_deadline(), |wish| wish.min(policy.ack_deadline()));
+    let at_most_once = wish.is_some_and(|wish| wish.mode() == DeliveryMode::AtMostOnce);
+    Admission::Deliver(Box::new(Fresh { head, attempt, attempts_max, ack_deadline, at_most_once }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agentbus_nats::headers;
+    use agentbus_proto::event::v1::{DeliveryOptions, Event};
+    use prost::Message;
+
+    fn group() -> GroupGrant {
+        serde_json::from_str(r#"{"name":"readers","patterns":["notes.>"]}"#).unwrap()
+    }
+
+    fn incoming(event: &Event) -> Incoming {
+        let mut incoming = moves::example("AB_default_EVENTS", 7, "ab.default.n.list.topic.-.notes.created", b"");
+        incoming.payload = event.encode_to_vec().into();
+        incoming
+    }
+
+    fn event() -> Event {
+        Event { id: "1".into(), source: "list".into(), r#type: "notes.created".into(), ..Event::default() }
+    }
+
+    fn key(source: Source) -> Key {
+        Key { group: "readers".into(), source, seq: 7 }
+    }
+
+    fn check(incoming: &Incoming, group: &GroupGrant) -> Admission {
+        admit(incoming, group, &key(Source::Events), &Memory::new(8), SystemTime::now())
+    }
+
+    #[test]
+    fn a_good_event_is_delivered_as_its_first_attempt() {
+        let Admission::Deliver(fresh) = check(&incoming(&event()), &group()) else { panic!() };
+        assert_eq!((fresh.attempt, fresh.attempts_max, fresh.at_most_once), (1, 4, false));
+    }
+
+    #[test]
+    fn junk_is_parked_and_a_forged_source_is_dropped() {
+        let mut junk = incoming(&event());
+        junk.payload = b"\xff\xff\xff".as_slice().into();
+        assert!(matches!(check(&junk, &group()), Admission::Dead(Class::Undecodable, _)));
+        let forged = Event { source: "boss".into(), ..event() };
+        assert_eq!(check(&incoming(&forged), &group()), Admission::Done("forged"));
+    }
+
+    #[test]
+    fn an_expired_event_is_counted_or_parked_as_its_sender_wished() {
+        let past = Some((SystemTime::now() - Duration::from_secs(5)).into());
+        let quiet = Event { expires: past, ..event() };
+        assert_eq!(check(&incoming(&quiet), &group()), Admission::Done("expired"));
+        let delivery = Some(DeliveryOptions { dead_letter_if_expired: true, ..Default::default() });
+        let loud = Event { expires: past, delivery, ..event() };
+        assert!(matches!(check(&incoming(&loud), &group()), Admission::Dead(Class::Expired, _)));
+    }
+
+    #[test]
+    fn filters_on_type_and_attributes_ack_what_does_not_match() {
+        let typed = GroupGrant { types: vec!["other.v1".into()], ..group() };
+        assert_eq!(check(&incoming(&event()), &typed), Admission::Done("filtered"));
+        let tagged = GroupGrant { attributes: [("env".to_owned(), "prod".to_owned())].into(), ..group() };
+        assert_eq!(check(&incoming(&event()), &tagged), Admission::Done("filtered"));
+        let matching = Event { attributes: [("env".to_owned(), "prod".to_owned())].into(), ..event() };
+        assert!(matches!(check(&incoming(&matching), &tagged), Admission::Deliver(_)));
+    }
+
+    #[test]
+    fn what_was_settled_is_acked_again_without_the_agent() {
+        let mut memory = Memory::new(8);
+        memory.remember(key(Source::Events), Verdict::Acked);
+        let admission = admit(&incoming(&event()), &group(), &key(Source::Events), &memory, SystemTime::now());
+        assert_eq!(admission, Admission::Done("reacked"));
+        memory.remember(key(Source::Events), Verdict::Lost);
+        let admission = admit(&incoming(&event()), &group(), &key(Source::Events), &memory, SystemTime::now());
+        assert!(matches!(admission, Admission::Deliver(_)));
+    }
+
+    #[test]
+    fn what_keeps_taking_agents_down_is_parked() {
+        let mut poison = incoming(&event());
+        poison.receipt.delivered = 5;
+        assert!(matches!(check(&poison, &group()), Admission::Deliver(_)));
+        poison.receipt.delivered = 6;
+        assert!(matches!(check(&poison, &group()), Admission::Dead(Class::Crash, _)));
+    }
+
+    #[test]
+    fn an_early_retry_waits_and_a_due_one_keeps_its_attempt() {
+        let mut retry = incoming(&event());
+        retry.headers.insert(headers::ORIGIN, "AB_default_EVENTS/3/ab.default.n.list.topic.-.notes.created");
+        retry.headers.insert(headers::ATTEMPT, "3");
+        let now = SystemTime::now();
+        retry.headers.insert(headers::NOT_BEFORE, moves::rfc3339(now + Duration::from_secs(4)));
+        let at = |now| admit(&retry, &group(), &key(Source::Retry), &Memory::new(8), now);
+        assert!(matches!(at(now), Admission::Wait(left) if left > Duration::from_secs(3)));
+        assert!(matches!(at(now + Duration::from_secs(5)), Admission::Deliver(fresh) if fresh.attempt == 3));
+    }
+}

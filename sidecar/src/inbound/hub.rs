@@ -1,0 +1,414 @@
+//! The owner of everything inbound: the table, the group loops, the clock tick, and the way to the broker.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use agentbus_nats::ack::{self, Answer};
+use agentbus_nats::connect::Link;
+use agentbus_nats::grant::{Grant, GroupGrant};
+use agentbus_nats::headers;
+use agentbus_nats::names::Names;
+use agentbus_nats::publisher::Publisher;
+use agentbus_nats::pull::Incoming;
+use agentbus_proto::sidecar::wire;
+use agentbus_proto::{Code, Fault};
+use agentbus_runtime::trace::{Context, Kind, Tracer, semconv};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::admit::{Admission, Fresh, admit};
+use super::group;
+use super::table::{Command, Gone, Held, Outgoing, Table};
+use crate::memory::{Key, Source, Verdict};
+use crate::metrics::Metrics;
+use crate::outbound::Outbound;
+use crate::seal::Seal;
+
+/// How the inbound side behaves.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Settled deliveries remembered; about 100 bytes each.
+    pub memory_entries_max: usize,
+    /// How often leases are looked at.
+    pub tick: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        // Twice the broker's bound on unsettled deliveries of a group: whatever can come again is still known.
+        Self { memory_entries_max: 40_000, tick: Duration::from_millis(250) }
+    }
+}
+
+/// What the hub works with.
+pub struct Parts {
+    /// Connection to the broker.
+    pub link: Link,
+    /// Publishing with PubAck.
+    pub publisher: Publisher,
+    /// Publishing for the agent: emitted events take the same way.
+    pub outbound: Outbound,
+    /// Delivery ids.
+    pub seal: Seal,
+    /// Spans.
+    pub tracer: Tracer,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+/// Handle to the inbound side. Cheap to clone.
+#[derive(Clone)]
+pub struct Hub {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    parts: Parts,
+    names: Names,
+    agent: String,
+    options: Options,
+    table: Mutex<Table>,
+    groups: Mutex<HashMap<Arc<str>, Running>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+struct Running {
+    grant: Arc<GroupGrant>,
+    poke: Arc<Notify>,
+    stop: CancellationToken,
+}
+
+impl Hub {
+    /// Starts the loops of a grant's groups.
+    pub fn start(parts: Parts, grant: &Grant, options: Options) -> Self {
+        let inner = Inner {
+            parts,
+            names: Names::new(&grant.namespace),
+            agent: grant.agent.clone(),
+            options,
+            table: Mutex::new(Table::new(options.memory_entries_max)),
+            groups: Mutex::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        };
+        let hub = Self { inner: Arc::new(inner) };
+        hub.renew(grant);
+        hub.inner.tasks.spawn(hub.clone().keep_leases());
+        hub
+    }
+
+    /// Takes a renewed grant: starts new groups, restarts changed ones.
+    pub fn renew(&self, grant: &Grant) {
+        let mut groups = self.groups();
+        for group in &grant.groups {
+            let name: Arc<str> = group.name.as_str().into();
+            if groups.get(&name).is_some_and(|running| *running.grant == *group) {
+                continue;
+            }
+            if let Some(changed) = groups.remove(&name) {
+                changed.stop.cancel();
+            }
+            let grant = Arc::new(group.clone());
+            let (poke, stop) = (Arc::new(Notify::new()), self.inner.stop.child_token());
+            let run = group::run(self.clone(), grant.clone(), poke.clone(), stop.clone());
+            self.inner.tasks.spawn(async move {
+                if let Err(fault) = run.await {
+                    tracing::error!(%fault, "group stopped");
+                }
+            });
+            groups.insert(name, Running { grant, poke, stop });
+        }
+    }
+
+    /// Names of the declared groups: what an agent gets that names none.
+    pub fn declared(&self) -> Vec<String> {
+        let groups = self.groups();
+        let mut names: Vec<String> = groups
+            .values()
+            .filter(|running| running.grant.declared)
+            .map(|running| running.grant.name.clone())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// Names of all groups.
+    pub fn group_names(&self) -> Vec<String> {
+        self.groups().keys().map(ToString::to_string).collect()
+    }
+
+    /// The grant of a group, if the agent is in it.
+    pub fn group(&self, name: &str) -> Option<Arc<GroupGrant>> {
+        self.groups().get(name).map(|running| running.grant.clone())
+    }
+
+    pub(super) fn group_name(&self, name: &str) -> Option<Arc<str>> {
+        self.groups().get_key_value(name).map(|(name, _)| name.clone())
+    }
+
+    /// Adds a subscriber of these groups. `tx` must have room for the largest credit.
+    pub fn attach(&self, groups: &[String], credit: usize, tx: mpsc::Sender<Outgoing>) -> Result<u64, Fault> {
+        let names: Option<Vec<Arc<str>>> = groups.iter().map(|name| self.group_name(name)).collect();
+        let names = names.ok_or_else(|| Fault::new(Code::InvalidAddress, "not a member of one of these groups"))?;
+        let mut table = self.table();
+        if table.draining {
+            return Err(draining());
+        }
+        let id = table.attach(names, credit, tx);
+        drop(table);
+        groups.iter().for_each(|name| self.after(name));
+        Ok(id)
+    }
+
+    /// Sets a subscriber's credit.
+    pub fn credit(&self, id: u64, credit: usize) {
+        self.table().credit(id, credit);
+        self.after_all();
+    }
+
+    /// Lets a subscriber go; what it held is handed on in the background.
+    pub fn detach(&self, id: u64, how: Gone) {
+        let commands = self.table().detach(id, how);
+        self.spawn(commands);
+        self.after_all();
+    }
+
+    /// Puts deliveries back that were on an answer which never left.
+    pub fn unhand(&self, ids: &[String]) {
+        self.table().unhand(ids);
+        self.after_all();
+    }
+
+    /// The agent process is gone: its deliveries go back at once.
+    pub fn agent_exited(&self) {
+        let commands = self.table().agent_exited();
+        tracing::info!(deliveries = commands.len(), "agent gone, deliveries given back");
+        self.spawn(commands);
+    }
+
+    /// Deliveries held.
+    pub fn held(&self) -> usize {
+        self.table().len()
+    }
+
+    /// Whether a drain has begun.
+    pub fn is_draining(&self) -> bool {
+        self.table().draining
+    }
+
+    /// Stops taking work, waits for the agent to finish what it has, gives the rest back. Bounded by `grace` plus the
+    /// time to store what is given back.
+    pub async fn drain(&self, grace: Duration) {
+        self.table().start_draining();
+        self.after_all();
+        let end = Instant::now() + grace;
+        while Instant::now() < end && self.held() > 0 && self.table().has_work_out() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let commands = self.table().give_all_back();
+        if !commands.is_empty() {
+            tracing::info!(deliveries = commands.len(), "drain: giving back");
+        }
+        self.run(commands).await;
+        self.inner.stop.cancel();
+        self.inner.tasks.close();
+        // Group loops end at once; moves under way are bounded by the publisher's own waits.
+        self.inner.tasks.wait().await;
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.link().client.flush()).await;
+    }
+
+    /// One message from the broker.
+    pub(super) async fn incoming(&self, group: &Arc<GroupGrant>, source: Source, incoming: Incoming) {
+        let Some(name) = self.group_name(&group.name) else { return };
+        let key = Key { group: name, source, seq: incoming.receipt.seq };
+        let admission = admit(&incoming, group, &key, &self.table().memory, SystemTime::now());
+        match admission {
+            Admission::Deliver(fresh) => self.take(group, incoming, *fresh, key).await,
+            Admission::Wait(left) => self.answer(&incoming.receipt.subject, Answer::Nak(Some(left))).await,
+            Admission::Done(outcome) => {
+                if outcome == "forged" {
+                    tracing::warn!(subject = %incoming.subject, seq = key.seq, "dropped: source is not the sender");
+                }
+                self.metrics().delivery(&key.group, outcome);
+                self.answer(&incoming.receipt.subject, Answer::Ack).await;
+            }
+            Admission::Dead(class, cause) => {
+                let hub = self.clone();
+                self.inner.tasks.spawn(async move { hub.park_unheard(&key.group, &incoming, class, &cause).await });
+            }
+        }
+    }
+
+    async fn take(&self, group: &Arc<GroupGrant>, incoming: Incoming, fresh: Fresh, key: Key) {
+        let id = self.seal().seal(&incoming.receipt);
+        if fresh.at_most_once {
+            // At most once: the broker forgets it before the agent sees it.
+            self.answer(&incoming.receipt.subject, Answer::Ack).await;
+        }
+        let name = key.group.clone();
+        self.table().insert(id, incoming, fresh, key, group.clone(), Instant::now());
+        self.after(&name);
+    }
+
+    /// After anything that changed credit or the queue of a group: hands out, then lets the group pull.
+    pub(super) fn after(&self, group: &str) {
+        let now = Instant::now();
+        self.table().dispatch(group, now, |id, held, deadline| self.hand(id, held, deadline));
+        if let Some(running) = self.groups().get(group) {
+            running.poke.notify_one();
+        }
+    }
+
+    fn after_all(&self) {
+        self.group_names().iter().for_each(|name| self.after(name));
+    }
+
+    /// Makes the frame for the agent and opens the spans of its work.
+    fn hand(&self, id: &str, held: &mut Held, ack_deadline: Duration) -> wire::Delivery {
+        let now = SystemTime::now();
+        let stored_at = held.incoming.receipt.stored_at;
+        let waited = now.duration_since(stored_at).unwrap_or_default();
+        self.metrics().queue_wait_seconds.observe(waited.as_secs_f64());
+        let from = |name| headers::get(Some(&held.incoming.headers), name);
+        let sent = from(headers::TRACEPARENT).and_then(Context::parse);
+        let context = self.open_spans(held, sent, stored_at, waited);
+        wire::Delivery {
+            delivery_id: id.to_owned(),
+            event: held.incoming.payload.clone(),
+            attempt: held.fresh.attempt,
+            max_attempts: held.fresh.attempts_max,
+            group: held.key.group.to_string(),
+            deadline: Some((now + ack_deadline).into()),
+            traceparent: context.traceparent(),
+            tracestate: headers::get(Some(&held.incoming.headers), headers::TRACESTATE).unwrap_or_default().to_owned(),
+            stream: held.incoming.receipt.stream.clone(),
+            seq: held.incoming.receipt.seq,
+            last_failure: headers::get(Some(&held.incoming.headers), headers::CAUSE).unwrap_or_default().to_owned(),
+        }
+    }
+
+    /// `receive` covers the wait in the queue, `process` the agent's work; both hang under the hop that stored the event.
+    fn open_spans(&self, held: &mut Held, sent: Option<Context>, stored_at: SystemTime, waited: Duration) -> Context {
+        let tracer = self.tracer();
+        let links: &[Context] = if tracer.enabled() { sent.as_slice() } else { &[] };
+        let mut receive = tracer.start(Kind::Client, "receive", sent.as_ref(), links, Some(stored_at));
+        let mut process = tracer.start(Kind::Consumer, "process", Some(&receive.context()), links, None);
+        for (span, operation) in [(&mut receive, "receive"), (&mut process, "process")] {
+            if !span.is_recording() {
+                continue;
+            }
+            span.attr(semconv::MESSAGING_SYSTEM, semconv::SYSTEM);
+            span.attr(semconv::MESSAGING_OPERATION_NAME, operation);
+            span.attr(semconv::MESSAGING_OPERATION_TYPE, operation);
+            span.attr(semconv::MESSAGING_CONSUMER_GROUP_NAME, held.key.group.to_string());
+            span.attr(semconv::MESSAGING_MESSAGE_ID, held.fresh.head.id.clone());
+            span.attr(semconv::MESSAGING_MESSAGE_CONVERSATION_ID, held.fresh.head.chain().to_owned());
+            span.attr(semconv::MESSAGING_DESTINATION_NAME, held.fresh.head.effective_type().to_owned());
+            span.attr(semconv::AGENTBUS_ATTEMPT, i64::from(held.fresh.attempt));
+            span.attr(semconv::AGENTBUS_QUEUE_WAIT_MS, i64::try_from(waited.as_millis()).unwrap_or(i64::MAX));
+            span.attr(semconv::AGENTBUS_AGENT, self.inner.agent.clone());
+        }
+        let context = process.context();
+        held.span = Some(process);
+        held.context = Some(context);
+        context
+    }
+
+    async fn keep_leases(self) {
+        let mut tick = tokio::time::interval(self.inner.options.tick);
+        loop {
+            tokio::select! {
+                () = self.inner.stop.cancelled() => return,
+                _ = tick.tick() => {}
+            }
+            let commands = self.table().tick(Instant::now());
+            self.metrics().in_flight.set(self.held() as i64);
+            self.metrics().broker_connected.set(i64::from(self.link().is_up()));
+            self.metrics().held_bytes.set(self.table().bytes() as i64);
+            self.spawn(commands);
+        }
+    }
+
+    fn spawn(&self, commands: Vec<Command>) {
+        if !commands.is_empty() {
+            let hub = self.clone();
+            self.inner.tasks.spawn(async move { hub.run(commands).await });
+        }
+    }
+
+    async fn run(&self, commands: Vec<Command>) {
+        for command in commands {
+            match command {
+                Command::Answer(subject, answer) => self.answer(&subject, answer).await,
+                Command::GiveBack(held) => self.give_back(&held).await,
+                Command::Crash(held) => self.crashed(&held).await,
+                Command::Fail(held, cause) => {
+                    self.metrics().delivery(&held.key.group, "lost");
+                    let moved = self.failed(&held, &cause, None).await;
+                    if moved != super::moves::Moved::InPlace {
+                        self.table().memory.remember(held.key.clone(), Verdict::Lost);
+                    }
+                    self.after(&held.key.group);
+                }
+            }
+        }
+    }
+
+    pub(super) async fn answer(&self, subject: &str, answer: Answer) {
+        ack::answer(&self.link().client, subject, answer).await;
+    }
+
+    pub(super) fn table(&self) -> MutexGuard<'_, Table> {
+        self.inner.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn groups(&self) -> MutexGuard<'_, HashMap<Arc<str>, Running>> {
+        self.inner.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn names(&self) -> &Names {
+        &self.inner.names
+    }
+
+    pub(super) fn namespace(&self) -> &str {
+        self.inner.names.namespace()
+    }
+
+    pub(super) fn agent(&self) -> &str {
+        &self.inner.agent
+    }
+
+    /// The connection.
+    pub fn link(&self) -> &Link {
+        &self.inner.parts.link
+    }
+
+    pub(super) fn publisher(&self) -> &Publisher {
+        &self.inner.parts.publisher
+    }
+
+    pub(super) fn outbound(&self) -> &Outbound {
+        &self.inner.parts.outbound
+    }
+
+    pub(super) fn seal(&self) -> &Seal {
+        &self.inner.parts.seal
+    }
+
+    pub(super) fn tracer(&self) -> &Tracer {
+        &self.inner.parts.tracer
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.inner.parts.metrics
+    }
+}
+
+/// The fault for new work during a drain.
+pub fn draining() -> Fault {
+    let why = "the sidecar is about to stop: connect again in a moment";
+    Fault::new(Code::Draining, why).with_retry_after(Duration::from_secs(1))
+}

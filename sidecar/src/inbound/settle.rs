@@ -1,0 +1,249 @@
+//! The agent's answer to a delivery. Idempotent in the delivery id: a repeated settle gets the same answer.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use agentbus_nats::ack::{Answer, Receipt};
+use agentbus_nats::moves::Class;
+use agentbus_nats::publisher::Stored;
+use agentbus_proto::{Code, Fault};
+use agentbus_runtime::trace::{Kind, semconv};
+use bytes::Bytes;
+
+use super::hub::Hub;
+use super::moves::Moved;
+use super::table::{Held, Missing};
+use crate::memory::{Source, Verdict};
+use crate::outbound::{Cause, Parent, fail};
+
+/// How a delivery is settled.
+#[derive(Debug, Clone, PartialEq)]
+pub enum How {
+    /// Done; these events are published first.
+    Ack {
+        /// Encoded events.
+        emit: Vec<Bytes>,
+    },
+    /// Not now: try again later.
+    Nack {
+        /// Instead of the group's back-off.
+        retry_after: Option<Duration>,
+        /// For people.
+        reason: String,
+    },
+    /// Never: dead-letter it.
+    Reject {
+        /// For people.
+        reason: String,
+    },
+    /// More time.
+    Extend {
+        /// From now.
+        by: Duration,
+    },
+}
+
+/// The answer to a settle.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Settled {
+    /// What was emitted: id and where it is stored.
+    pub emitted: Vec<(String, Stored)>,
+    /// The new deadline after an extend.
+    pub deadline: Option<SystemTime>,
+}
+
+/// Longest extension at once; the hard ceiling of a lease bounds their sum.
+const EXTEND_MAX: Duration = Duration::from_secs(3600);
+
+impl Hub {
+    /// Settles a delivery. `LEASE_LOST` when it is no longer the agent's, `UNKNOWN_DELIVERY` when it never was.
+    pub async fn settle(&self, id: &str, how: How) -> Result<Settled, Fault> {
+        match how {
+            How::Ack { emit } if emit.is_empty() => self.ack(id).await,
+            How::Extend { by } => self.extend(id, by).await,
+            how => self.settle_slowly(id, how).await,
+        }
+    }
+
+    async fn ack(&self, id: &str) -> Result<Settled, Fault> {
+        let ended = self.table().end(id, Verdict::Acked);
+        match ended {
+            Ok(held) => {
+                let _span = self.settle_span(&held, "ack");
+                if !held.fresh.at_most_once {
+                    self.answer(&held.incoming.receipt.subject, Answer::Ack).await;
+                }
+                self.finished(&held, "acked");
+                Ok(Settled::default())
+            }
+            Err(missing) => self.not_held(id, missing, &How::Ack { emit: Vec::new() }).await,
+        }
+    }
+
+    async fn extend(&self, id: &str, by: Duration) -> Result<Settled, Fault> {
+        let extended = self.table().extend(id, by.min(EXTEND_MAX), Instant::now());
+        match extended {
+            Ok((left, subject)) => {
+                self.answer(&subject, Answer::Progress).await;
+                Ok(Settled { deadline: Some(SystemTime::now() + left), ..Settled::default() })
+            }
+            Err(missing) => self.not_held(id, missing, &How::Extend { by }).await,
+        }
+    }
+
+    /// Verdicts that store something first. The delivery stays held and extended meanwhile.
+    async fn settle_slowly(&self, id: &str, how: How) -> Result<Settled, Fault> {
+        let started = self.table().settling(id).map(Held::copy);
+        let held = match started {
+            Ok(held) => held,
+            Err(missing) => return self.not_held(id, missing, &how).await,
+        };
+        // A caller that goes away while we store must not leave the delivery in between.
+        let mut guard = Settling { hub: self, id, verdict: None };
+        let result = match how {
+            How::Ack { emit } => self.emit(&held, emit).await.map(|settled| (settled, Verdict::Acked, "acked")),
+            How::Nack { retry_after, reason } => Ok(self.nack(&held, retry_after, &reason).await),
+            How::Reject { reason } => self
+                .dead(&held, Class::Rejected, if reason.is_empty() { "rejected by the agent" } else { &reason })
+                .await
+                .map(|()| (Settled::default(), Verdict::Dead, "rejected")),
+            How::Extend { .. } => return Ok(Settled::default()),
+        };
+        let (settled, verdict, outcome) = result?;
+        guard.verdict = Some(verdict);
+        drop(guard);
+        self.metrics().delivery(&held.key.group, outcome);
+        Ok(settled)
+    }
+
+    async fn nack(&self, held: &Held, wait: Option<Duration>, reason: &str) -> (Settled, Verdict, &'static str) {
+        let _span = self.settle_span(held, "nack");
+        let cause = if reason.is_empty() { "nacked by the agent without a reason" } else { reason };
+        let verdict = match self.failed(held, cause, wait).await {
+            Moved::Retried => Verdict::Nacked,
+            Moved::Dead => Verdict::Dead,
+            Moved::InPlace => Verdict::Lost,
+        };
+        (Settled::default(), verdict, "nacked")
+    }
+
+    /// Publishes the outputs in order, then acks. Their ids come from the delivery, so a repetition stores nothing twice
+    /// within the broker's window.
+    async fn emit(&self, held: &Held, events: Vec<Bytes>) -> Result<Settled, Fault> {
+        let mut span = self.settle_span(held, "ack");
+        let parent = Parent { context: held.context, tracestate: None };
+        let head = &held.fresh.head;
+        let receipt = &held.incoming.receipt;
+        let mut sent = Vec::with_capacity(events.len());
+        for (index, event) in events.into_iter().enumerate() {
+            let cause = Cause {
+                correlation_id: head.chain().to_owned(),
+                event_id: head.id.clone(),
+                hops: head.hops,
+                default_id: format!("{}/{}/{}/{index}", receipt.stream, receipt.seq, held.key.group),
+            };
+            sent.push(
+                self.outbound().send(event, None, &parent, Some(&cause)).await.inspect_err(|f| fail(&mut span, f))?,
+            );
+        }
+        let mut emitted = Vec::with_capacity(sent.len());
+        for one in sent {
+            emitted.push(one.stored().await.inspect_err(|fault| fail(&mut span, fault))?);
+        }
+        self.answer(&receipt.subject, Answer::Ack).await;
+        Ok(Settled { emitted, deadline: None })
+    }
+
+    /// The delivery is not held here: settled before, lost, or handed out by a sidecar that is gone.
+    async fn not_held(&self, id: &str, missing: Missing, how: &How) -> Result<Settled, Fault> {
+        if missing == Missing::Settling {
+            return Err(Fault::new(Code::LeaseLost, "another settle of this delivery is under way"));
+        }
+        let Some(receipt) = self.seal().open(id) else {
+            return Err(Fault::new(Code::UnknownDelivery, "no such delivery: use the delivery_id as it was received"));
+        };
+        let Some(key) = self.key(&receipt) else {
+            return Err(Fault::new(Code::UnknownDelivery, "the delivery belongs to a group this agent is not in"));
+        };
+        let verdict = self.table().memory.verdict(&key).cloned();
+        match (verdict, how) {
+            (Some(Verdict::Acked), How::Ack { .. })
+            | (Some(Verdict::Nacked), How::Nack { .. })
+            | (Some(Verdict::Dead | Verdict::Rejected(_)), How::Reject { .. } | How::Nack { .. }) => {
+                Ok(Settled::default())
+            }
+            (Some(_), _) => Err(Fault::new(
+                Code::LeaseLost,
+                "the delivery is no longer this agent's: it was settled, ran over its deadline or was given back",
+            )),
+            (None, how) => self.orphan(&receipt, key, how).await,
+        }
+    }
+
+    /// Handed out by a sidecar that was replaced. The ack subject still works; the payload is gone, so a failure is
+    /// left to the broker: it delivers again.
+    async fn orphan(&self, receipt: &Receipt, key: crate::memory::Key, how: &How) -> Result<Settled, Fault> {
+        let answer = match how {
+            How::Ack { emit } if !emit.is_empty() => {
+                let why = "the sidecar was replaced: publish the outputs with ids of their own, then ack without emit";
+                return Err(Fault::new(Code::LeaseLost, why));
+            }
+            How::Ack { .. } => {
+                self.table().memory.remember(key, Verdict::Acked);
+                Answer::Ack
+            }
+            How::Nack { retry_after, .. } => Answer::Nak(Some(retry_after.unwrap_or(Duration::from_secs(2)))),
+            How::Reject { reason } => {
+                self.table().memory.remember(key, Verdict::Rejected(reason.clone()));
+                Answer::Nak(None)
+            }
+            How::Extend { .. } => Answer::Progress,
+        };
+        self.answer(&receipt.subject, answer).await;
+        let deadline = matches!(how, How::Extend { .. }).then(|| SystemTime::now() + Duration::from_secs(10));
+        Ok(Settled { deadline, ..Settled::default() })
+    }
+
+    fn key(&self, receipt: &Receipt) -> Option<crate::memory::Key> {
+        let names = self.names();
+        let (source, group) = if receipt.stream == names.events() {
+            (Source::Events, receipt.consumer.as_str())
+        } else if receipt.stream == names.retry() {
+            (Source::Retry, receipt.consumer.strip_suffix("-retry")?)
+        } else {
+            return None;
+        };
+        let group = self.group_name(group)?;
+        Some(crate::memory::Key { group, source, seq: receipt.seq })
+    }
+
+    fn settle_span(&self, held: &Held, operation: &'static str) -> agentbus_runtime::trace::Span {
+        let mut span = self.span(Kind::Client, "settle", held);
+        span.attr(semconv::MESSAGING_OPERATION_TYPE, "settle");
+        span.attr("agentbus.settle", operation);
+        span
+    }
+
+    /// After a fast settle: counts, and lets the group pull more.
+    fn finished(&self, held: &Held, outcome: &'static str) {
+        self.observe(held);
+        self.metrics().delivery(&held.key.group, outcome);
+        self.after(&held.key.group);
+    }
+}
+
+/// Brings a delivery out of *settling* whatever happens to the caller.
+struct Settling<'a> {
+    hub: &'a Hub,
+    id: &'a str,
+    verdict: Option<Verdict>,
+}
+
+impl Drop for Settling<'_> {
+    fn drop(&mut self) {
+        let held = self.hub.table().settled(self.id, self.verdict.take());
+        if let Some(held) = held {
+            self.hub.observe(&held);
+            self.hub.after(&held.key.group);
+        }
+    }
+}

@@ -1,0 +1,619 @@
+//! The lease table: every delivery this sidecar holds, who has it, until when. Pure: time comes in, commands go out.
+//!
+//! A delivery waits in its group's queue until a subscriber has credit, is then *out* until it is settled, and is
+//! *settling* while a retry or dead letter is being stored. All of them are extended at the broker.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use agentbus_nats::ack::Answer;
+use agentbus_nats::grant::GroupGrant;
+use agentbus_nats::pull::Incoming;
+use agentbus_proto::Fault;
+use agentbus_proto::sidecar::wire;
+use agentbus_runtime::trace::{Context, Span};
+use tokio::sync::mpsc;
+
+use super::admit::Fresh;
+use crate::memory::{Key, Memory, Verdict};
+
+/// A held delivery is extended this often; the broker's ack wait is 10 s.
+pub const EXTEND_EVERY: Duration = Duration::from_secs(3);
+/// What waits and nobody asks for goes back after this long, so that other members get it.
+pub const LINGER: Duration = Duration::from_secs(2);
+/// Longest time a delivery may be held in all, however often it is extended.
+pub const HOLD_MAX: Duration = Duration::from_secs(6 * 3600);
+/// Largest credit of one subscriber.
+pub const CREDIT_MAX: usize = 20_000;
+
+/// What a subscriber is sent.
+#[derive(Debug)]
+pub enum Outgoing {
+    /// A delivery.
+    Delivery(Box<wire::Delivery>),
+    /// A delivery was taken away.
+    Lost(String, Fault),
+    /// The sidecar is about to stop.
+    Draining,
+}
+
+/// How a subscriber left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gone {
+    /// It said goodbye: what it held goes back without counting as a crash.
+    Closed,
+    /// Its connection broke: what it held counts as a crash.
+    Broken,
+    /// A long poll that was answered: it keeps what it was given.
+    Answered,
+}
+
+/// One held delivery.
+pub struct Held {
+    /// The message.
+    pub incoming: Incoming,
+    /// What it is.
+    pub fresh: Fresh,
+    /// Its key in the ack memory.
+    pub key: Key,
+    /// Its group.
+    pub group: Arc<GroupGrant>,
+    /// Span of the agent's work, while it is out.
+    pub span: Option<Span>,
+    /// That span's place in the trace.
+    pub context: Option<Context>,
+    state: State,
+    taken: Instant,
+    extended: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum State {
+    Waiting,
+    Out { to: u64, since: Instant, deadline: Instant },
+    Settling { to: u64, since: Instant, deadline: Instant },
+}
+
+impl Held {
+    /// What a move needs; the span stays with the original.
+    pub fn copy(&self) -> Self {
+        Self {
+            incoming: self.incoming.clone(),
+            fresh: self.fresh.clone(),
+            key: self.key.clone(),
+            group: self.group.clone(),
+            span: None,
+            ..*self
+        }
+    }
+
+    /// How long the agent has had it.
+    pub fn worked(&self, now: Instant) -> Option<Duration> {
+        match self.state {
+            State::Out { since, .. } | State::Settling { since, .. } => Some(now.saturating_duration_since(since)),
+            State::Waiting => None,
+        }
+    }
+}
+
+/// What is to be done after a look at the table.
+pub enum Command {
+    /// Answer the broker on this ack subject.
+    Answer(String, Answer),
+    /// Hand back without counting it as a failure.
+    GiveBack(Box<Held>),
+    /// The agent failed to settle it: retry or dead letter.
+    Fail(Box<Held>, String),
+    /// The agent died with it: the broker counts it.
+    Crash(Box<Held>),
+}
+
+struct Subscriber {
+    groups: Vec<Arc<str>>,
+    credit: usize,
+    out: usize,
+    tx: mpsc::Sender<Outgoing>,
+}
+
+/// All deliveries, subscribers and the ack memory of one sidecar.
+pub struct Table {
+    held: HashMap<String, Held>,
+    by_key: HashMap<Key, String>,
+    ready: BTreeMap<Arc<str>, VecDeque<String>>,
+    counts: HashMap<Arc<str>, usize>,
+    subscribers: BTreeMap<u64, Subscriber>,
+    next_subscriber: u64,
+    /// Settled lately.
+    pub memory: Memory,
+    /// No new work.
+    pub draining: bool,
+}
+
+/// Why a settle cannot be taken.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// Not held here.
+    Unknown,
+    /// Another settle for it is under way.
+    Settling,
+}
+
+impl Table {
+    /// An empty table that remembers this many settled deliveries.
+    pub fn new(memory_entries_max: usize) -> Self {
+        Self {
+            held: HashMap::new(),
+            by_key: HashMap::new(),
+            ready: BTreeMap::new(),
+            counts: HashMap::new(),
+            subscribers: BTreeMap::new(),
+            next_subscriber: 1,
+            memory: Memory::new(memory_entries_max),
+            draining: false,
+        }
+    }
+
+    /// Deliveries held.
+    pub fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Whether nothing is held.
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// Whether an agent is still at work on something.
+    pub fn has_work_out(&self) -> bool {
+        self.held.values().any(|held| held.state != State::Waiting)
+    }
+
+    /// Bytes of payload held.
+    pub fn bytes(&self) -> usize {
+        self.held.values().map(|held| held.incoming.payload.len()).sum()
+    }
+
+    /// How many more deliveries of a group can be taken: its subscribers' credit less what is held.
+    pub fn demand(&self, group: &str) -> usize {
+        if self.draining {
+            return 0;
+        }
+        let reads = |subscriber: &&Subscriber| subscriber.groups.iter().any(|name| &**name == group);
+        let share = |subscriber: &Subscriber| subscriber.credit.div_ceil(subscriber.groups.len().max(1));
+        let credit: usize = self.subscribers.values().filter(reads).map(share).sum();
+        credit.saturating_sub(self.counts.get(group).copied().unwrap_or(0))
+    }
+
+    /// Takes a subscriber in.
+    pub fn attach(&mut self, groups: Vec<Arc<str>>, credit: usize, tx: mpsc::Sender<Outgoing>) -> u64 {
+        let id = self.next_subscriber;
+        self.next_subscriber += 1;
+        self.subscribers.insert(id, Subscriber { groups, credit: credit.min(CREDIT_MAX), out: 0, tx });
+        id
+    }
+
+    /// Sets a subscriber's credit.
+    pub fn credit(&mut self, id: u64, credit: usize) {
+        if let Some(subscriber) = self.subscribers.get_mut(&id) {
+            subscriber.credit = credit.min(CREDIT_MAX);
+        }
+    }
+
+    /// Lets a subscriber go.
+    pub fn detach(&mut self, id: u64, how: Gone) -> Vec<Command> {
+        self.subscribers.remove(&id);
+        if how == Gone::Answered {
+            return Vec::new();
+        }
+        let ids = self.ids(|held| matches!(held.state, State::Out { to, .. } if to == id));
+        let held = ids.iter().filter_map(|id| self.lose(id)).map(Box::new);
+        let to = |held| if how == Gone::Broken { Command::Crash(held) } else { Command::GiveBack(held) };
+        held.map(to).collect()
+    }
+
+    /// The agent process is gone: what it had counts as a crash, what waited goes to others.
+    pub fn agent_exited(&mut self) -> Vec<Command> {
+        let ids = self.ids(|held| !matches!(held.state, State::Settling { .. }));
+        let mut commands = Vec::with_capacity(ids.len());
+        for id in ids {
+            let Some(held) = self.lose(&id) else { continue };
+            let out = matches!(held.state, State::Out { .. });
+            commands.push(if out { Command::Crash(Box::new(held)) } else { Command::GiveBack(Box::new(held)) });
+        }
+        commands
+    }
+
+    /// Everything that is held and not being settled, for the end of a drain.
+    pub fn give_all_back(&mut self) -> Vec<Command> {
+        let ids = self.ids(|held| !matches!(held.state, State::Settling { .. }));
+        ids.iter().filter_map(|id| self.lose(id)).map(|held| Command::GiveBack(Box::new(held))).collect()
+    }
+
+    /// Takes a message in under its delivery id. A message that is held already only renews its lease: the broker had
+    /// lost patience, the agent is still at work.
+    pub fn insert(
+        &mut self,
+        id: String,
+        incoming: Incoming,
+        fresh: Fresh,
+        key: Key,
+        group: Arc<GroupGrant>,
+        now: Instant,
+    ) {
+        if let Some(held) = self.by_key.get(&key).and_then(|id| self.held.get_mut(id)) {
+            held.incoming.receipt = incoming.receipt;
+            held.extended = now;
+            return;
+        }
+        let name = key.group.clone();
+        self.by_key.insert(key.clone(), id.clone());
+        *self.counts.entry(name.clone()).or_default() += 1;
+        self.ready.entry(name).or_default().push_back(id.clone());
+        let held = Held {
+            incoming,
+            fresh,
+            key,
+            group,
+            span: None,
+            context: None,
+            state: State::Waiting,
+            taken: now,
+            extended: now,
+        };
+        self.held.insert(id, held);
+    }
+
+    /// Hands out what waits to who has credit, the least busy first. `hand` makes the frame and may note a span.
+    pub fn dispatch(&mut self, group: &str, now: Instant, hand: impl Fn(&str, &mut Held, Duration) -> wire::Delivery) {
+        loop {
+            let Some(queue) = self.ready.get_mut(group) else { return };
+            let Some(id) = queue.front().cloned() else { return };
+            let free = |s: &&mut Subscriber| s.out < s.credit && s.groups.iter().any(|name| &**name == group);
+            let candidates = self.subscribers.iter_mut().map(|(id, s)| (*id, s));
+            let Some((to, subscriber)) = candidates.filter(|(_, s)| free(&s)).min_by_key(|(_, s)| s.out) else {
+                return;
+            };
+            queue.pop_front();
+            let Some(held) = self.held.get_mut(&id) else { continue };
+            let delivery = hand(&id, held, held.fresh.ack_deadline);
+            // The channel is as large as the largest credit, so this fails only when the subscriber is gone.
+            if subscriber.tx.try_send(Outgoing::Delivery(Box::new(delivery))).is_err() {
+                subscriber.credit = 0;
+                queue.push_front(id);
+                continue;
+            }
+            subscriber.out += 1;
+            held.state = State::Out { to, since: now, deadline: now + held.fresh.ack_deadline };
+        }
+    }
+
+    /// Puts deliveries back in front of their queue: they were on an answer that never left.
+    pub fn unhand(&mut self, ids: &[String]) {
+        for id in ids.iter().rev() {
+            let Some(held) = self.held.get_mut(id) else { continue };
+            if let State::Out { to, .. } = held.state {
+                held.state = State::Waiting;
+                held.span = None;
+                self.ready.entry(held.key.group.clone()).or_default().push_front(id.clone());
+                self.release(to);
+            }
+        }
+    }
+
+    /// Ends a delivery that is out: removes it with its verdict.
+    pub fn end(&mut self, id: &str, verdict: Verdict) -> Result<Held, Missing> {
+        match self.held.get(id).map(|held| held.state) {
+            Some(State::Out { .. }) => {}
+            Some(State::Settling { .. }) => return Err(Missing::Settling),
+            _ => return Err(Missing::Unknown),
+        }
+        let held = self.remove(id).ok_or(Missing::Unknown)?;
+        self.memory.remember(held.key.clone(), verdict);
+        Ok(held)
+    }
+
+    /// Starts a settle that takes a while; the delivery stays held and extended.
+    pub fn settling(&mut self, id: &str) -> Result<&Held, Missing> {
+        let held = self.held.get_mut(id).ok_or(Missing::Unknown)?;
+        match held.state {
+            State::Out { to, since, deadline } => held.state = State::Settling { to, since, deadline },
+            State::Settling { .. } => return Err(Missing::Settling),
+            State::Waiting => return Err(Missing::Unknown),
+        }
+        Ok(held)
+    }
+
+    /// Ends a settle: with a verdict the delivery is removed, without one it is out again.
+    pub fn settled(&mut self, id: &str, verdict: Option<Verdict>) -> Option<Held> {
+        let Some(verdict) = verdict else {
+            if let Some(held) = self.held.get_mut(id)
+                && let State::Settling { to, since, deadline } = held.state
+            {
+                held.state = State::Out { to, since, deadline };
+            }
+            return None;
+        };
+        let held = self.remove(id)?;
+        self.memory.remember(held.key.clone(), verdict);
+        Some(held)
+    }
+
+    /// Moves a deadline: `by` from now, within the hard ceiling. Returns how long it is until then.
+    pub fn extend(&mut self, id: &str, by: Duration, now: Instant) -> Result<(Duration, String), Missing> {
+        let held = self.held.get_mut(id).ok_or(Missing::Unknown)?;
+        let State::Out { to, since, .. } = held.state else { return Err(Missing::Unknown) };
+        let deadline = (now + by).min(held.taken + HOLD_MAX);
+        held.state = State::Out { to, since, deadline };
+        held.extended = now;
+        Ok((deadline.saturating_duration_since(now), held.incoming.receipt.subject.clone()))
+    }
+
+    /// Looks after all leases: extends, ends those over their deadline, returns what nobody asks for.
+    pub fn tick(&mut self, now: Instant) -> Vec<Command> {
+        let mut commands = Vec::new();
+        let mut over = Vec::new();
+        let mut idle = Vec::new();
+        for (id, held) in &mut self.held {
+            match held.state {
+                State::Out { deadline, .. } if now >= deadline => over.push(id.clone()),
+                State::Waiting if now.duration_since(held.taken) >= LINGER => idle.push(id.clone()),
+                _ => {}
+            }
+            if now.duration_since(held.extended) >= EXTEND_EVERY && !held.fresh.at_most_once {
+                held.extended = now;
+                commands.push(Command::Answer(held.incoming.receipt.subject.clone(), Answer::Progress));
+            }
+        }
+        for id in over {
+            let Some(held) = self.held.get(&id) else { continue };
+            let cause = format!("not settled within {:?} (ack deadline)", held.worked(now).unwrap_or_default());
+            self.tell_lost(&id, &cause);
+            if let Some(held) = self.lose(&id) {
+                commands.push(Command::Fail(Box::new(held), cause));
+            }
+        }
+        for id in idle {
+            let Some(group) = self.held.get(&id).map(|held| held.key.group.clone()) else { continue };
+            let asked = self.subscribers.values().any(|s| s.credit > 0 && s.groups.contains(&group));
+            if !asked && let Some(held) = self.lose(&id) {
+                commands.push(Command::GiveBack(Box::new(held)));
+            }
+        }
+        commands
+    }
+
+    /// Tells all subscribers that the sidecar is about to stop.
+    pub fn start_draining(&mut self) {
+        self.draining = true;
+        for subscriber in self.subscribers.values() {
+            // A full or closed channel means the subscriber hears it from the end of its stream.
+            let _ = subscriber.tx.try_send(Outgoing::Draining);
+        }
+    }
+
+    fn tell_lost(&self, id: &str, cause: &str) {
+        let Some(State::Out { to, .. }) = self.held.get(id).map(|held| held.state) else { return };
+        if let Some(subscriber) = self.subscribers.get(&to) {
+            let fault = Fault::new(agentbus_proto::Code::LeaseLost, cause);
+            let _ = subscriber.tx.try_send(Outgoing::Lost(id.to_owned(), fault));
+        }
+    }
+
+    fn ids(&self, wanted: impl Fn(&Held) -> bool) -> Vec<String> {
+        let mut ids: Vec<_> = self.held.iter().filter(|(_, held)| wanted(held)).collect();
+        ids.sort_by_key(|(_, held)| (held.key.source == crate::memory::Source::Retry, held.key.seq));
+        ids.into_iter().map(|(id, _)| id.clone()).collect()
+    }
+
+    fn lose(&mut self, id: &str) -> Option<Held> {
+        let held = self.remove(id)?;
+        self.memory.remember(held.key.clone(), Verdict::Lost);
+        Some(held)
+    }
+
+    fn remove(&mut self, id: &str) -> Option<Held> {
+        let held = self.held.remove(id)?;
+        self.by_key.remove(&held.key);
+        if let Some(count) = self.counts.get_mut(&held.key.group) {
+            *count = count.saturating_sub(1);
+        }
+        match held.state {
+            State::Out { to, .. } | State::Settling { to, .. } => self.release(to),
+            State::Waiting => {
+                if let Some(queue) = self.ready.get_mut(&held.key.group) {
+                    queue.retain(|waiting| waiting != id);
+                }
+            }
+        }
+        Some(held)
+    }
+
+    fn release(&mut self, to: u64) {
+        if let Some(subscriber) = self.subscribers.get_mut(&to) {
+            subscriber.out = subscriber.out.saturating_sub(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Source;
+    use agentbus_nats::moves;
+    use agentbus_proto::EventHead;
+
+    struct Fixture {
+        table: Table,
+        group: Arc<GroupGrant>,
+        start: Instant,
+    }
+
+    fn fixture() -> Fixture {
+        let group = serde_json::from_str(r#"{"name":"readers","patterns":["notes.>"]}"#).unwrap();
+        Fixture { table: Table::new(16), group: Arc::new(group), start: Instant::now() }
+    }
+
+    impl Fixture {
+        fn put(&mut self, seq: u64) -> String {
+            let id = format!("id{seq}");
+            let incoming = moves::example("AB_default_EVENTS", seq, "ab.default.n.a.topic.-.notes.x", b"data");
+            let fresh = Fresh {
+                head: EventHead::default(),
+                attempt: 1,
+                attempts_max: 4,
+                ack_deadline: Duration::from_secs(60),
+                at_most_once: false,
+            };
+            let key = Key { group: "readers".into(), source: Source::Events, seq };
+            self.table.insert(id.clone(), incoming, fresh, key, self.group.clone(), self.start);
+            id
+        }
+
+        fn subscribe(&mut self, credit: usize) -> (u64, mpsc::Receiver<Outgoing>) {
+            let (tx, rx) = mpsc::channel(64);
+            (self.table.attach(vec!["readers".into()], credit, tx), rx)
+        }
+
+        fn dispatch(&mut self) {
+            let frame = |id: &str, _: &mut Held, _| wire::Delivery { delivery_id: id.to_owned(), ..Default::default() };
+            self.table.dispatch("readers", self.start, frame);
+        }
+    }
+
+    fn received(rx: &mut mpsc::Receiver<Outgoing>) -> Vec<String> {
+        let mut ids = Vec::new();
+        while let Ok(outgoing) = rx.try_recv() {
+            if let Outgoing::Delivery(delivery) = outgoing {
+                ids.push(delivery.delivery_id);
+            }
+        }
+        ids
+    }
+
+    #[test]
+    fn never_more_is_out_than_the_credit() {
+        let mut f = fixture();
+        let (id, mut rx) = f.subscribe(2);
+        assert_eq!(f.table.demand("readers"), 2);
+        for seq in 1..=3 {
+            f.put(seq);
+        }
+        f.dispatch();
+        assert_eq!(received(&mut rx), ["id1", "id2"]);
+        assert_eq!(f.table.demand("readers"), 0);
+        f.table.end("id1", Verdict::Acked).unwrap();
+        f.dispatch();
+        assert_eq!(received(&mut rx), ["id3"]);
+        f.table.credit(id, 0);
+        assert_eq!(f.table.demand("readers"), 0);
+    }
+
+    #[test]
+    fn two_subscribers_share_by_how_busy_they_are() {
+        let mut f = fixture();
+        let (_, mut one) = f.subscribe(4);
+        let (_, mut two) = f.subscribe(4);
+        for seq in 1..=4 {
+            f.put(seq);
+        }
+        f.dispatch();
+        assert_eq!((received(&mut one).len(), received(&mut two).len()), (2, 2));
+    }
+
+    #[test]
+    fn a_broken_subscriber_crashes_what_it_had_and_a_closed_one_gives_it_back() {
+        for (how, crash) in [(Gone::Broken, true), (Gone::Closed, false)] {
+            let mut f = fixture();
+            let (id, _rx) = f.subscribe(1);
+            f.put(1);
+            f.put(2);
+            f.dispatch();
+            let commands = f.table.detach(id, how);
+            assert_eq!(commands.len(), 1);
+            assert_eq!(matches!(commands[0], Command::Crash(_)), crash);
+            assert_eq!(f.table.len(), 1, "the waiting one stays for the next subscriber");
+            assert_eq!(f.table.end("id1", Verdict::Acked).err(), Some(Missing::Unknown));
+        }
+    }
+
+    #[test]
+    fn a_deadline_passed_is_a_failure_and_an_extension_moves_it() {
+        let mut f = fixture();
+        let (_id, mut rx) = f.subscribe(1);
+        f.put(1);
+        f.dispatch();
+        let later = f.start + Duration::from_secs(59);
+        f.table.extend("id1", Duration::from_secs(30), later).unwrap();
+        let commands = f.table.tick(f.start + Duration::from_secs(61));
+        assert!(commands.iter().all(|command| matches!(command, Command::Answer(_, Answer::Progress))));
+        let commands = f.table.tick(f.start + Duration::from_secs(90));
+        assert!(
+            commands.iter().any(|command| matches!(command, Command::Fail(_, cause) if cause.contains("ack deadline")))
+        );
+        assert!(f.table.is_empty());
+        let lost = std::iter::from_fn(|| rx.try_recv().ok()).any(|out| matches!(out, Outgoing::Lost(..)));
+        assert!(lost, "the subscriber is told");
+    }
+
+    #[test]
+    fn leases_are_extended_also_for_what_waits() {
+        let mut f = fixture();
+        let (_id, _rx) = f.subscribe(1);
+        f.put(1);
+        f.put(2);
+        f.dispatch();
+        assert_eq!(f.table.tick(f.start + Duration::from_secs(2)).len(), 0);
+        assert_eq!(f.table.tick(f.start + Duration::from_secs(3)).len(), 2);
+        assert_eq!(f.table.tick(f.start + Duration::from_secs(4)).len(), 0);
+    }
+
+    #[test]
+    fn what_nobody_asks_for_goes_back_soon() {
+        let mut f = fixture();
+        f.put(1);
+        assert!(f.table.tick(f.start + Duration::from_secs(1)).is_empty());
+        let commands = f.table.tick(f.start + LINGER);
+        assert!(matches!(commands.as_slice(), [Command::GiveBack(_)]));
+    }
+
+    #[test]
+    fn a_redelivery_of_a_held_message_renews_it_and_is_not_handed_out_twice() {
+        let mut f = fixture();
+        let (_id, mut rx) = f.subscribe(5);
+        f.put(1);
+        f.dispatch();
+        f.put(1);
+        f.dispatch();
+        assert_eq!(received(&mut rx), ["id1"]);
+        assert_eq!(f.table.len(), 1);
+    }
+
+    #[test]
+    fn a_failed_settle_leaves_the_delivery_out() {
+        let mut f = fixture();
+        let (_id, mut rx) = f.subscribe(1);
+        f.put(1);
+        f.dispatch();
+        received(&mut rx);
+        f.table.settling("id1").unwrap();
+        assert_eq!(f.table.settling("id1").err(), Some(Missing::Settling));
+        assert!(f.table.settled("id1", None).is_none());
+        assert!(f.table.settling("id1").is_ok());
+        assert!(f.table.settled("id1", Some(Verdict::Nacked)).is_some());
+        assert!(f.table.is_empty());
+    }
+
+    #[test]
+    fn an_answer_that_never_left_puts_its_deliveries_back_in_order() {
+        let mut f = fixture();
+        let (_id, mut rx) = f.subscribe(5);
+        f.put(1);
+        f.put(2);
+        f.dispatch();
+        let ids = received(&mut rx);
+        f.table.unhand(&ids);
+        f.dispatch();
+        assert_eq!(received(&mut rx), ["id1", "id2"]);
+    }
+}

@@ -1,0 +1,154 @@
+//! The sidecar's Prometheus metrics. Labels never carry a topic, an id or a type: their number must stay small.
+
+use std::sync::Arc;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+/// `outcome` alone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Outcome {
+    /// `stored`, `duplicate` or the error code.
+    pub outcome: &'static str,
+}
+
+/// `group` and `outcome`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct GroupOutcome {
+    /// Group name.
+    pub group: String,
+    /// `acked`, `nacked`, `rejected`, `expired`, `filtered`, `forged`, `reacked`, `lost`, `given_back`.
+    pub outcome: &'static str,
+}
+
+/// `group` alone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Group {
+    /// Group name.
+    pub group: String,
+}
+
+/// `group` and dead-letter `class`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct GroupClass {
+    /// Group name.
+    pub group: String,
+    /// Dead-letter class.
+    pub class: &'static str,
+}
+
+/// All metrics and their registry. Cheap to clone.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    /// Publishes by outcome.
+    pub published: Family<Outcome, Counter>,
+    /// From the request to the PubAck.
+    pub publish_seconds: Histogram,
+    /// Deliveries by how they ended.
+    pub deliveries: Family<GroupOutcome, Counter>,
+    /// From stored to handed out.
+    pub queue_wait_seconds: Histogram,
+    /// From handed out to settled.
+    pub process_seconds: Histogram,
+    /// Retries made.
+    pub retries: Family<Group, Counter>,
+    /// Dead letters made.
+    pub dead_letters: Family<GroupClass, Counter>,
+    /// Deliveries held by this sidecar.
+    pub in_flight: Gauge,
+    /// 1 while connected to the broker.
+    pub broker_connected: Gauge,
+    /// Requests refused before they reached a handler.
+    pub refused: Family<Outcome, Counter>,
+    /// Bytes of undelivered events held, for the memory bound.
+    pub held_bytes: Gauge<i64, std::sync::atomic::AtomicI64>,
+}
+
+impl Metrics {
+    /// Registers everything under the prefix `agentbus_`.
+    pub fn new() -> Self {
+        let seconds = || Histogram::new(exponential_buckets(0.000_25, 4.0, 10));
+        let mut registry = Registry::with_prefix("agentbus");
+        let metrics = Self {
+            registry: Arc::default(),
+            published: Family::default(),
+            publish_seconds: seconds(),
+            deliveries: Family::default(),
+            queue_wait_seconds: seconds(),
+            process_seconds: seconds(),
+            retries: Family::default(),
+            dead_letters: Family::default(),
+            in_flight: Gauge::default(),
+            broker_connected: Gauge::default(),
+            refused: Family::default(),
+            held_bytes: Gauge::default(),
+        };
+        // The encoder appends `_total` to counters and the unit to histograms.
+        registry.register("published", "Publishes by outcome", metrics.published.clone());
+        let publish = metrics.publish_seconds.clone();
+        registry.register_with_unit("publish", "From the request to the broker's answer", Unit::Seconds, publish);
+        registry.register("deliveries", "Deliveries by how they ended", metrics.deliveries.clone());
+        let wait = metrics.queue_wait_seconds.clone();
+        registry.register_with_unit("queue_wait", "From stored to handed out", Unit::Seconds, wait);
+        let process = metrics.process_seconds.clone();
+        registry.register_with_unit("process", "From handed out to settled", Unit::Seconds, process);
+        registry.register("retries", "Retries made", metrics.retries.clone());
+        registry.register("dead_letters", "Dead letters made", metrics.dead_letters.clone());
+        registry.register("in_flight", "Deliveries held by this sidecar", metrics.in_flight.clone());
+        registry.register("broker_connected", "1 while connected to the broker", metrics.broker_connected.clone());
+        registry.register("refused", "Requests refused at the door", metrics.refused.clone());
+        registry.register_with_unit("held", "Events held by this sidecar", Unit::Bytes, metrics.held_bytes.clone());
+        Self { registry: Arc::new(registry), ..metrics }
+    }
+
+    /// The text of `/metrics`.
+    pub fn encode(&self) -> String {
+        agentbus_runtime::metrics::encode(&self.registry)
+    }
+
+    /// Counts one delivery's end.
+    pub fn delivery(&self, group: &str, outcome: &'static str) {
+        self.deliveries.get_or_create(&GroupOutcome { group: group.to_owned(), outcome }).inc();
+    }
+
+    /// Counts one publish.
+    pub fn publish(&self, outcome: &'static str) {
+        self.published.get_or_create(&Outcome { outcome }).inc();
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_contract() {
+        let metrics = Metrics::new();
+        metrics.publish("stored");
+        metrics.delivery("readers", "acked");
+        metrics.publish_seconds.observe(0.001);
+        metrics.retries.get_or_create(&Group { group: "readers".into() }).inc();
+        let text = metrics.encode();
+        for name in [
+            "agentbus_published_total{outcome=\"stored\"} 1",
+            "agentbus_deliveries_total{group=\"readers\",outcome=\"acked\"} 1",
+            "agentbus_retries_total{group=\"readers\"} 1",
+            "agentbus_publish_seconds_count 1",
+            "agentbus_in_flight 0",
+            "agentbus_broker_connected 0",
+        ] {
+            assert!(text.contains(name), "{name} in\n{text}");
+        }
+    }
+}

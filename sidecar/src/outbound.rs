@@ -1,0 +1,260 @@
+//! The way out: an encoded event from the agent becomes a message on the broker.
+//!
+//! Check → stamp → scope → subject and headers → publish → PubAck. The payload is passed through as bytes; only its
+//! head is decoded (see `agentbus_proto::head`).
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use agentbus_nats::grant::Grant;
+use agentbus_nats::headers;
+use agentbus_nats::publisher::{Message, Pending, Publisher, Stored};
+use agentbus_nats::subject::{EventSubject, Lane, part};
+use agentbus_proto::event::v1::Priority;
+use agentbus_proto::{Code, EventHead, Fault, Limits, Stamp, stamp, validate};
+use agentbus_runtime::trace::{Context, Kind, Span, Tracer, semconv};
+use async_nats::HeaderMap;
+use bytes::Bytes;
+
+use crate::metrics::Metrics;
+use crate::scope::Scope;
+
+/// The trace an event belongs to, as the agent told it.
+#[derive(Debug, Clone, Default)]
+pub struct Parent {
+    /// Parsed `traceparent`.
+    pub context: Option<Context>,
+    /// `tracestate`, passed on.
+    pub tracestate: Option<String>,
+}
+
+impl Parent {
+    /// From header texts; an invalid one counts as absent, as W3C asks.
+    pub fn from_headers(traceparent: Option<&str>, tracestate: Option<&str>) -> Self {
+        let context = traceparent.and_then(Context::parse);
+        let tracestate = tracestate.filter(|_| context.is_some()).map(|state| headers::clean(state, 512));
+        Self { context, tracestate }
+    }
+}
+
+/// The delivery whose handling emits an event.
+#[derive(Debug, Clone)]
+pub struct Cause {
+    /// Chain to stay in.
+    pub correlation_id: String,
+    /// Id of the event being handled.
+    pub event_id: String,
+    /// Its hops.
+    pub hops: u32,
+    /// Id for the emitted event, fixed by the delivery: a repeated settle emits the same ids.
+    pub default_id: String,
+}
+
+/// Publishes for one agent. Cheap to clone.
+#[derive(Clone)]
+pub struct Outbound {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    publisher: Publisher,
+    namespace: String,
+    agent: String,
+    limits: Limits,
+    scope: RwLock<Arc<Scope>>,
+    tracer: Tracer,
+    metrics: Metrics,
+}
+
+/// An event on its way to the broker.
+pub struct Sent {
+    /// The event's id, given or made.
+    pub id: String,
+    pending: Pending,
+    span: Span,
+    since: Instant,
+    outbound: Outbound,
+}
+
+impl Outbound {
+    /// Publishes under the grant's name and limits.
+    pub fn new(publisher: Publisher, grant: &Grant, tracer: Tracer, metrics: Metrics) -> Self {
+        let limits = Limits { event_bytes_max: grant.event_bytes_max, ..Limits::default() };
+        let inner = Inner {
+            publisher,
+            namespace: grant.namespace.clone(),
+            agent: grant.agent.clone(),
+            limits,
+            scope: RwLock::new(Arc::new(Scope::new(grant))),
+            tracer,
+            metrics,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The limits that events are checked against.
+    pub fn limits(&self) -> &Limits {
+        &self.inner.limits
+    }
+
+    /// Takes a renewed grant's scope into use.
+    pub fn renew(&self, grant: &Grant) {
+        *self.inner.scope.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Scope::new(grant));
+    }
+
+    /// Checks an event and hands it to the broker's connection, in call order. Await [`Sent::stored`] for the outcome.
+    pub async fn send(
+        &self,
+        event: Bytes,
+        ttl: Option<Duration>,
+        parent: &Parent,
+        cause: Option<&Cause>,
+    ) -> Result<Sent, Fault> {
+        let result = self.try_send(event, ttl, parent, cause).await;
+        result.inspect_err(|fault| self.inner.metrics.publish(fault.code.as_str()))
+    }
+
+    async fn try_send(
+        &self,
+        event: Bytes,
+        ttl: Option<Duration>,
+        parent: &Parent,
+        cause: Option<&Cause>,
+    ) -> Result<Sent, Fault> {
+        let since = Instant::now();
+        if event.is_empty() {
+            return Err(Fault::new(Code::InvalidEvent, "the request holds no event"));
+        }
+        let now = SystemTime::now();
+        let mut head = EventHead::decode(&event)?;
+        let stamped = self.stamp(&event, &mut head, ttl, now, cause);
+        let to = validate(&head, stamped.len(), &self.inner.limits, now)?;
+        let scope = self.inner.scope.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let topic = scope.topic(&to)?.to_owned();
+        let mut span = self.span(&topic, &head, stamped.len(), parent);
+        let subject = EventSubject {
+            namespace: self.inner.namespace.clone(),
+            lane: Lane::from(Priority::try_from(head.priority).unwrap_or_default()),
+            sender: self.inner.agent.clone(),
+            to,
+            event_type: String::new(),
+            part: part(&head.ordering_key),
+        };
+        let headers = self.headers(&head, parent, span.context());
+        let message = Message { subject: subject.render(), headers, payload: stamped };
+        match self.inner.publisher.send(message).await {
+            Ok(pending) => Ok(Sent { id: head.id, pending, span, since, outbound: self.clone() }),
+            Err(fault) => {
+                fail(&mut span, &fault);
+                Err(fault)
+            }
+        }
+    }
+
+    /// Fills in what the sender left out, in the head and in the bytes alike.
+    fn stamp(
+        &self,
+        event: &Bytes,
+        head: &mut EventHead,
+        ttl: Option<Duration>,
+        now: SystemTime,
+        cause: Option<&Cause>,
+    ) -> Bytes {
+        let mut add = Stamp { source: self.inner.agent.clone(), ..Stamp::default() };
+        head.source.clone_from(&self.inner.agent);
+        if head.id.is_empty() {
+            head.id = cause.map_or_else(|| uuid::Uuid::now_v7().to_string(), |cause| cause.default_id.clone());
+            add.id = Some(head.id.clone());
+        }
+        if head.r#type.is_empty() {
+            let event_type = head.effective_type().to_owned();
+            add.type_ = Some(event_type.clone());
+            head.r#type = event_type;
+        }
+        if head.time.is_none() {
+            head.time = Some(now.into());
+            add.time = head.time;
+        }
+        if let Some(ttl) = ttl {
+            head.expires = now.checked_add(ttl).map(Into::into);
+            add.expires = head.expires;
+        }
+        if let Some(cause) = cause {
+            if head.causation_id.is_empty() {
+                head.causation_id.clone_from(&cause.event_id);
+                add.causation_id = Some(cause.event_id.clone());
+            }
+            head.hops = cause.hops + 1;
+            add.hops = Some(head.hops);
+        }
+        if head.correlation_id.is_empty() {
+            head.correlation_id = cause.map_or_else(|| head.id.clone(), |cause| cause.correlation_id.clone());
+            add.correlation_id = Some(head.correlation_id.clone());
+        }
+        stamp(event, &add)
+    }
+
+    fn headers(&self, head: &EventHead, parent: &Parent, context: Context) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(headers::MSG_ID, format!("{}/{}", self.inner.agent, head.id));
+        headers.insert(headers::TRACEPARENT, context.traceparent());
+        if let Some(state) = &parent.tracestate {
+            headers.insert(headers::TRACESTATE, state.as_str());
+        }
+        if !head.content_type.is_empty() {
+            headers.insert(headers::CONTENT_TYPE, head.content_type.as_str());
+        }
+        headers.insert(headers::TYPE, head.r#type.as_str());
+        headers.insert(headers::CORRELATION, head.correlation_id.as_str());
+        headers
+    }
+
+    fn span(&self, topic: &str, head: &EventHead, bytes: usize, parent: &Parent) -> Span {
+        if !self.inner.tracer.enabled() {
+            return self.inner.tracer.start(Kind::Producer, "publish", parent.context.as_ref(), &[], None);
+        }
+        let name = format!("publish {topic}");
+        let mut span = self.inner.tracer.start(Kind::Producer, name, parent.context.as_ref(), &[], None);
+        span.attr(semconv::MESSAGING_SYSTEM, semconv::SYSTEM);
+        span.attr(semconv::MESSAGING_OPERATION_NAME, "publish");
+        span.attr(semconv::MESSAGING_OPERATION_TYPE, "send");
+        span.attr(semconv::MESSAGING_DESTINATION_NAME, topic.to_owned());
+        span.attr(semconv::MESSAGING_MESSAGE_ID, head.id.clone());
+        span.attr(semconv::MESSAGING_MESSAGE_CONVERSATION_ID, head.correlation_id.clone());
+        span.attr(semconv::MESSAGING_MESSAGE_BODY_SIZE, bytes as i64);
+        span.attr(semconv::AGENTBUS_AGENT, self.inner.agent.clone());
+        span.attr(semconv::AGENTBUS_NAMESPACE, self.inner.namespace.clone());
+        span
+    }
+}
+
+impl Sent {
+    /// Waits for the PubAck.
+    pub async fn stored(self) -> Result<(String, Stored), Fault> {
+        let Self { id, pending, mut span, since, outbound } = self;
+        let metrics = &outbound.inner.metrics;
+        let outcome = pending.stored().await;
+        metrics.publish_seconds.observe(since.elapsed().as_secs_f64());
+        match outcome {
+            Ok(stored) => {
+                metrics.publish(if stored.duplicate { "duplicate" } else { "stored" });
+                if span.is_recording() {
+                    span.attr(semconv::AGENTBUS_STREAM, stored.stream.clone());
+                    span.attr(semconv::AGENTBUS_SEQ, stored.seq as i64);
+                }
+                Ok((id, stored))
+            }
+            Err(fault) => {
+                metrics.publish(fault.code.as_str());
+                fail(&mut span, &fault);
+                Err(fault)
+            }
+        }
+    }
+}
+
+/// Marks a span with a fault.
+pub fn fail(span: &mut Span, fault: &Fault) {
+    span.attr(semconv::ERROR_TYPE, fault.code.as_str());
+    span.fail(fault.message.clone());
+}

@@ -1,0 +1,105 @@
+//! Started beside an agent: the parent speaks JSON lines on stdin and stdout (see `agentbus_nats::grant`).
+//!
+//! stdout belongs to the protocol; logs go to stderr. End of stdin means the parent is gone: drain and leave.
+
+use std::time::Duration;
+
+use agentbus_nats::connect::Identity;
+use agentbus_nats::grant::{AgentLife, FromSidecar, Start, ToSidecar};
+use agentbus_proto::{Code, Fault};
+use agentbus_runtime::drain;
+use agentbus_runtime::telemetry;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines, Stdin};
+
+use crate::app::Sidecar;
+
+/// How a sidecar is started.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Take the grant from the parent process on stdin (the only way in this version)
+    #[arg(long, default_value_t = true)]
+    pub stdio: bool,
+    /// Export traces to this OTLP endpoint, for example http://127.0.0.1:4317
+    #[arg(long, env = "AGENTBUS_OTLP")]
+    pub otlp: Option<String>,
+    /// Write logs as JSON
+    #[arg(long, env = "AGENTBUS_LOG_JSON")]
+    pub log_json: bool,
+}
+
+/// The parent has this long to answer `hello`.
+const START_WAIT: Duration = Duration::from_secs(30);
+
+/// Runs until drained. The error was told to the parent already.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let telemetry = telemetry::init(telemetry::Options {
+        service_name: "agentbus-sidecar".to_owned(),
+        instance: None,
+        otlp: args.otlp,
+        log_json: args.log_json,
+    })?;
+    let signals = drain::signals()?;
+    let identity = Identity::new_user();
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    say(&FromSidecar::Hello { public_key: identity.public_key(), pid: std::process::id() }).await?;
+    let started = match tokio::time::timeout(START_WAIT, start_line(&mut lines)).await {
+        Ok(Ok(start)) => Sidecar::start(start, identity, telemetry.tracer()).await,
+        Ok(Err(fault)) => Err(fault),
+        Err(_) => Err(Fault::new(Code::BadConfig, "no `start` line on stdin within 30 s")),
+    };
+    let sidecar = match started {
+        Ok(sidecar) => sidecar,
+        Err(fault) => {
+            say(&FromSidecar::Failed { code: fault.code.as_str().to_owned(), message: fault.message.clone() }).await?;
+            telemetry.shutdown().await;
+            return Err(fault.into());
+        }
+    };
+    let (url, admin, unix) = (sidecar.url.clone(), sidecar.admin.clone(), sidecar.unix.clone());
+    tracing::info!(%url, %admin, "sidecar ready");
+    say(&FromSidecar::Ready { url, admin, unix }).await?;
+    tokio::select! {
+        () = obey(&mut lines, &sidecar) => {}
+        signal = signals => tracing::info!(signal, "draining"),
+        () = sidecar.drain_requested.cancelled() => {}
+    }
+    sidecar.drain().await;
+    telemetry.shutdown().await;
+    Ok(())
+}
+
+async fn start_line(lines: &mut Lines<BufReader<Stdin>>) -> Result<Start, Fault> {
+    let bad = |why: String| Fault::new(Code::BadConfig, format!("expected a `start` line on stdin: {why}"));
+    let line = lines.next_line().await.map_err(|error| bad(error.to_string()))?;
+    match serde_json::from_str(&line.ok_or_else(|| bad("stdin is closed".to_owned()))?) {
+        Ok(ToSidecar::Start(start)) => Ok(*start),
+        Ok(_) => Err(bad("it was another line".to_owned())),
+        Err(error) => Err(bad(error.to_string())),
+    }
+}
+
+/// Returns when it is time to drain.
+async fn obey(lines: &mut Lines<BufReader<Stdin>>, sidecar: &Sidecar) {
+    loop {
+        match lines.next_line().await {
+            Ok(Some(line)) => match serde_json::from_str(&line) {
+                Ok(ToSidecar::Agent(AgentLife::Exited)) => sidecar.hub.agent_exited(),
+                Ok(ToSidecar::Agent(AgentLife::Started)) => tracing::debug!("agent started"),
+                Ok(ToSidecar::Drain {}) => return,
+                Ok(ToSidecar::Start(_)) => tracing::warn!("a second `start` line is ignored"),
+                Err(error) => tracing::warn!(%error, "unreadable line from the parent"),
+            },
+            Ok(None) => return tracing::info!("parent gone, draining"),
+            Err(error) => return tracing::warn!(%error, "cannot read from the parent, draining"),
+        }
+    }
+}
+
+async fn say(line: &FromSidecar) -> anyhow::Result<()> {
+    let mut text = serde_json::to_string(line)?;
+    text.push('\n');
+    let mut stdout = tokio::io::stdout();
+    stdout.write_all(text.as_bytes()).await?;
+    stdout.flush().await?;
+    Ok(())
+}
