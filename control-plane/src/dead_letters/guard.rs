@@ -49,7 +49,9 @@ impl Refusal {
                 format!("group `{}` has no consumer; start an agent of the group first, or use force", letter.group)
             }
             Self::Undecodable => "the payload is no event: it can only go to its group".to_owned(),
-            Self::NoOrigin => "it names no address of this namespace as its origin: it can only go to its group".to_owned(),
+            Self::NoOrigin => {
+                "it names no address of this namespace as its origin: it can only go to its group".to_owned()
+            }
         }
     }
 }
@@ -127,7 +129,11 @@ mod tests {
     fn the_fourth_redrive_needs_force() {
         for (redrives, allowed) in [(0, true), (2, true), (3, false), (7, false), (u32::MAX, false)] {
             let letter = DeadLetter { redrives, ..letter() };
-            assert_eq!(run(&letter, Target::Group, false).err(), (!allowed).then_some(Refusal::LoopGuard), "{redrives}");
+            assert_eq!(
+                run(&letter, Target::Group, false).err(),
+                (!allowed).then_some(Refusal::LoopGuard),
+                "{redrives}"
+            );
             assert!(run(&letter, Target::Group, true).is_ok());
         }
     }

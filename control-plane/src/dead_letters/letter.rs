@@ -152,7 +152,10 @@ pub(super) mod tests {
     fn a_letter_tells_who_what_where_and_why() {
         let letter = stored(5, Class::Exhausted, event()).letter();
         assert_eq!((letter.seq, letter.group.as_str(), letter.agent.as_str()), (5, "readers", "check"));
-        assert_eq!((letter.class.as_str(), letter.cause.as_str(), letter.attempts), ("EXHAUSTED", "exit 1: no such file", 4));
+        assert_eq!(
+            (letter.class.as_str(), letter.cause.as_str(), letter.attempts),
+            ("EXHAUSTED", "exit 1: no such file", 4)
+        );
         assert_eq!((letter.event_id.as_str(), letter.event_type.as_str()), ("e-1", "notes.created.v1"));
         assert_eq!((letter.to.as_str(), letter.source.as_str()), ("notes.created", "list"));
         assert_eq!(letter.origin.as_ref().map(|origin| origin.seq), Some(17));
@@ -170,7 +173,12 @@ pub(super) mod tests {
 
     #[test]
     fn without_any_header_it_still_reads() {
-        let bare = Stored { seq: 1, subject: "abd.default.g.a.CRASH".into(), headers: HeaderMap::new(), payload: event().into() };
+        let bare = Stored {
+            seq: 1,
+            subject: "abd.default.g.a.CRASH".into(),
+            headers: HeaderMap::new(),
+            payload: event().into(),
+        };
         let letter = bare.letter();
         assert_eq!((letter.group.as_str(), letter.to.as_str(), letter.source.as_str()), ("g", "notes.created", "list"));
         assert_eq!((letter.event_type.as_str(), letter.origin, letter.redrives), ("notes.created", None, 0));

@@ -10,6 +10,7 @@ mod guard;
 mod letter;
 mod read;
 mod redrive;
+mod store;
 
 pub use facts::{Redriven, Target};
 pub use filter::Filter;
@@ -17,3 +18,4 @@ pub use guard::{REDRIVES_MAX, Refusal};
 pub use letter::{DeadLetter, OriginRef};
 pub use read::{Cause, Causes, DeadLetters, Page, Shown};
 pub use redrive::{LetterResult, Outcome, RATE_DEFAULT, Report, Request};
+pub(crate) use store::store;

@@ -4,7 +4,9 @@
 //! event was redriven. A crash between PubAck and fact leaves a letter that looks open: redriving it once more is a
 //! duplicate, not a loss, and within the dedupe window not even that.
 
-use std::time::{Duration, SystemTime};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use agentbus_nats::headers;
 use agentbus_nats::moves::rfc3339;
@@ -15,8 +17,6 @@ use agentbus_proto::{Code, Fault};
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::PullConsumer;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
-use std::sync::Arc;
 use tokio::time::MissedTickBehavior;
 
 use super::facts::{Fact, REDRIVEN, Target};
@@ -24,12 +24,15 @@ use super::filter::Filter;
 use super::guard::{self, Plan, Refusal};
 use super::letter::{DeadLetter, Stored};
 use super::read::DeadLetters;
+use super::store::store;
 
 /// Redriven per second unless told otherwise: a repaired group should not drown at once.
 pub const RATE_DEFAULT: u32 = 100;
 const RATE_MAX: u32 = 10_000;
 /// Letters handled by one request; it answers with where to go on.
 const BATCH_MAX: usize = 1000;
+/// Time after which a request answers with where to go on, so that a low rate is no time-out.
+const RUN_MAX: Duration = Duration::from_secs(20);
 
 /// Which letters, and how. Exactly one of `seqs`, `filter` and `all` must be given.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +73,8 @@ pub struct Report {
     pub next: Option<u64>,
     /// Letters up to this one were meant, so that what comes back dead meanwhile is not sent round.
     pub until: Option<u64>,
+    /// Of `seqs`, those not handled: ask again with these.
+    pub left: Vec<u64>,
     /// Why it ended early: the broker took no more.
     pub stopped: Option<String>,
 }
@@ -153,7 +158,7 @@ impl DeadLetters {
         let mut ticks = tokio::time::interval(pause.max(Duration::from_micros(1)));
         // After a slow store the missed sends are not made up for in a burst.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut run = Run { letters: self.clone(), request, by, ticks, readers: HashMap::new() };
+        let mut run = Run { began: Instant::now(), letters: self.clone(), request, by, ticks, readers: HashMap::new() };
         match &request.seqs {
             Some(seqs) => run.named(seqs).await,
             None => run.matching(request.filter.clone().unwrap_or_default()).await,
@@ -163,7 +168,7 @@ impl DeadLetters {
     /// Store, then the fact. In a task of its own: a caller that goes away must not separate the two.
     async fn send(self: Arc<Self>, message: Message, mut fact: Fact) -> Result<(Acked, bool), Fault> {
         let id = headers::get(Some(&message.headers), headers::MSG_ID).unwrap_or_default().to_owned();
-        let acked = self.publisher.store(message).await?;
+        let acked = store(&self.publisher, message).await?;
         fact.new_stream.clone_from(&acked.stream);
         fact.new_seq = acked.seq;
         let payload = serde_json::to_vec(&fact).unwrap_or_default();
@@ -171,7 +176,7 @@ impl DeadLetters {
         headers.insert(headers::MSG_ID, format!("{id}/fact"));
         headers.insert(headers::CONTENT_TYPE, "application/json");
         let subject = subject::audit(self.names.namespace(), REDRIVEN);
-        match self.publisher.store(Message { subject, headers, payload: payload.into() }).await {
+        match store(&self.publisher, Message { subject, headers, payload: payload.into() }).await {
             Ok(_) => Ok((acked, true)),
             Err(fault) => {
                 tracing::warn!(dlq_seq = fact.dlq_seq, %fault, "redriven, but the fact could not be stored");
@@ -181,8 +186,12 @@ impl DeadLetters {
     }
 }
 
+/// What became of a letter, or why nothing did.
+type Done = Result<(DeadLetter, Outcome), Box<(DeadLetter, Fault)>>;
+
 /// One request on its way.
 struct Run<'a> {
+    began: Instant,
     letters: Arc<DeadLetters>,
     request: &'a Request,
     by: &'a str,
@@ -194,14 +203,16 @@ struct Run<'a> {
 impl Run<'_> {
     async fn named(&mut self, seqs: &[u64]) -> Result<Report, Fault> {
         let mut report = self.report();
-        for seq in seqs {
-            let done = match self.letters.get(*seq).await {
-                Ok(stored) => self.one(stored).await,
-                Err(fault) => Err((DeadLetter::unknown(*seq), fault)),
-            };
-            if self.add(&mut report, done) {
+        for (at, seq) in seqs.iter().enumerate() {
+            if report.stopped.is_some() || self.began.elapsed() > RUN_MAX {
+                report.left = seqs[at..].to_vec();
                 break;
             }
+            let done = match self.letters.get(*seq).await {
+                Ok(stored) => self.one(stored).await,
+                Err(fault) => Err(Box::new((DeadLetter::unknown(*seq), fault))),
+            };
+            add(&mut report, done);
         }
         Ok(report)
     }
@@ -212,35 +223,34 @@ impl Run<'_> {
         let matcher = filter.compile(letters.names.namespace())?;
         let mut walk = letters.walk(matcher, self.request.after, self.request.until).await?;
         report.until = Some(walk.until);
-        while report.letters.len() < BATCH_MAX {
+        while report.letters.len() < BATCH_MAX && report.stopped.is_none() && self.began.elapsed() < RUN_MAX {
             let Some((stored, _)) = walk.next().await? else { break };
             let done = self.one(stored).await;
-            if self.add(&mut report, done) {
-                return Ok(report);
-            }
+            add(&mut report, done);
         }
-        report.next = walk.next_after();
+        report.next = walk.next_after().filter(|_| report.stopped.is_none());
         Ok(report)
     }
 
     fn report(&self) -> Report {
-        Report { dry_run: self.request.dry_run, letters: Vec::new(), next: None, until: None, stopped: None }
+        let dry_run = self.request.dry_run;
+        Report { dry_run, letters: Vec::new(), next: None, until: None, left: Vec::new(), stopped: None }
     }
 
     /// Decides and acts on one letter, alone: nobody else decides meanwhile.
-    async fn one(&mut self, stored: Stored) -> Result<(DeadLetter, Outcome), (DeadLetter, Fault)> {
+    async fn one(&mut self, stored: Stored) -> Done {
         let letters = self.letters.clone();
         let mut letter = stored.letter();
         let reads = match self.reads(&letter.group).await {
             Ok(reads) => reads,
-            Err(fault) => return Err((letter, fault)),
+            Err(fault) => return Err(Box::new((letter, fault))),
         };
         if !self.request.dry_run {
             self.ticks.tick().await;
         }
         let mut facts = letters.facts.lock().await;
         if let Err(fault) = letters.refresh(&mut facts).await {
-            return Err((letter, fault));
+            return Err(Box::new((letter, fault)));
         }
         letter.redriven = facts.of(letter.seq);
         let (stream, namespace) = (letters.names.dead_letters(), letters.names.namespace());
@@ -270,8 +280,11 @@ impl Run<'_> {
                 let redrive = plan.redrive;
                 Ok((letter, Outcome::Redriven { redrive, new_stream: stream, new_seq: seq, recorded }))
             }
-            Ok(Err(fault)) => Err((letter, fault)),
-            Err(error) => Err((letter, Fault::new(Code::OutcomeUnknown, format!("redrive ended early: {error}")))),
+            Ok(Err(fault)) => Err(Box::new((letter, fault))),
+            Err(error) => {
+                let fault = Fault::new(Code::OutcomeUnknown, format!("redrive ended early: {error}"));
+                Err(Box::new((letter, fault)))
+            }
         }
     }
 
@@ -289,21 +302,19 @@ impl Run<'_> {
         self.readers.insert(group.to_owned(), reads);
         Ok(reads)
     }
+}
 
-    /// Notes a result; true when going on makes no sense.
-    fn add(&self, report: &mut Report, done: Result<(DeadLetter, Outcome), (DeadLetter, Fault)>) -> bool {
-        let mut stop = false;
-        let (letter, outcome) = done.unwrap_or_else(|(letter, fault)| {
-            stop = fault.code.retryable();
-            if stop {
-                report.stopped = Some(fault.to_string());
-            }
-            (letter, Outcome::Failed { code: fault.code.to_string(), message: fault.message })
-        });
-        let DeadLetter { seq, group, event_id, event_type, .. } = letter;
-        report.letters.push(LetterResult { seq, group, event_id, event_type, outcome });
-        stop
-    }
+/// Notes a result. A failure that the next letter would meet as well ends the run.
+fn add(report: &mut Report, done: Done) {
+    let (letter, outcome) = done.unwrap_or_else(|failed| {
+        let (letter, fault) = *failed;
+        if fault.code.retryable() {
+            report.stopped = Some(fault.to_string());
+        }
+        (letter, Outcome::Failed { code: fault.code.to_string(), message: fault.message })
+    });
+    let DeadLetter { seq, group, event_id, event_type, .. } = letter;
+    report.letters.push(LetterResult { seq, group, event_id, event_type, outcome });
 }
 
 impl DeadLetter {

@@ -1,0 +1,81 @@
+//! The routes, and what every handler has at hand.
+
+use std::sync::Arc;
+
+use agentbus_nats::connect::Link;
+use agentbus_nats::names::Names;
+use agentbus_nats::publisher::Publisher;
+use agentbus_nats::topology::Sizes;
+use async_nats::jetstream;
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use tokio::sync::watch;
+
+use super::errors::Problem;
+use super::{auth, dead_letters, streams, system};
+use crate::dead_letters::DeadLetters;
+use crate::status::InstanceStatus;
+
+/// Longest request body, in bytes: a thousand sequence numbers and some.
+const BODY_BYTES_MAX: usize = 256 * 1024;
+
+/// What the API stands on.
+pub struct ApiState {
+    /// With the control plane's rights.
+    pub context: jetstream::Context,
+    /// On the same connection.
+    pub publisher: Publisher,
+    /// Of the namespace served.
+    pub names: Names,
+    /// Wanted sizes of the streams.
+    pub sizes: Sizes,
+    /// What callers must show. Empty: nobody gets in.
+    pub token: String,
+    /// What runs.
+    pub instances: watch::Receiver<Vec<InstanceStatus>>,
+    /// The groups that exist now.
+    pub groups: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
+    /// The connection.
+    pub link: Link,
+}
+
+/// Shared by all handlers.
+pub(super) struct Shared {
+    pub api: ApiState,
+    pub letters: Arc<DeadLetters>,
+}
+
+/// The API. To be served on loopback.
+pub fn router(state: ApiState) -> Router {
+    let letters = DeadLetters::new(state.context.clone(), state.publisher.clone(), state.names.clone());
+    let shared = Arc::new(Shared { letters: Arc::new(letters), api: state });
+    Router::new()
+        .route("/v1/status", get(system::status))
+        .route("/v1/agents", get(system::agents))
+        .route("/v1/dead-letters", get(dead_letters::list))
+        .route("/v1/dead-letters/groups", get(dead_letters::causes))
+        .route("/v1/dead-letters/redrive", post(dead_letters::redrive))
+        .route("/v1/dead-letters/{seq}", get(dead_letters::show))
+        .route("/v1/streams/plan", get(streams::plan))
+        .route("/v1/streams/apply", post(streams::apply))
+        .fallback(nothing)
+        .method_not_allowed_fallback(nothing)
+        .layer(from_fn_with_state(shared.clone(), admit))
+        .route("/livez", get(|| async { "ok\n" }))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(shared)
+}
+
+async fn admit(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    match auth::check(request.headers(), request.uri(), &shared.api.token) {
+        Ok(()) => next.run(request).await,
+        Err(fault) => Problem::from(fault).into_response(),
+    }
+}
+
+async fn nothing(method: http::Method, uri: http::Uri) -> Problem {
+    Problem::no_route(&format!("{method} {}", uri.path()))
+}
