@@ -1,0 +1,65 @@
+//! `agentbus dlq show`: everything about one dead letter.
+
+use agentbus_control_plane::dead_letters::Shown;
+use agentbus_proto::event::v1::Event;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use prost::Message;
+
+use crate::instance::Global;
+use crate::output::{self, printable};
+use crate::show;
+
+/// Show one dead letter with its event
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Its number, from `dlq list`
+    seq: u64,
+}
+
+pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
+    let shown: Shown = global.control()?.get(&format!("/v1/dead-letters/{}", args.seq)).await?;
+    if global.json {
+        return output::json(&shown);
+    }
+    for (name, value) in fields(&shown) {
+        if !value.is_empty() {
+            output::line(format!("{name:<13} {}", printable(&value)))?;
+        }
+    }
+    output::line("")?;
+    let payload = STANDARD.decode(&shown.payload_base64)?;
+    match Event::decode(payload.as_slice()).ok().filter(|_| shown.event.is_some()) {
+        Some(event) => {
+            for line in show::block(&event) {
+                output::line(line)?;
+            }
+        }
+        None => output::line(format!("no event: <{} bytes> {}", payload.len(), show::hex(&payload)))?,
+    }
+    output::say(format!("send it again: agentbus dlq redrive {}", args.seq));
+    Ok(())
+}
+
+fn fields(shown: &Shown) -> Vec<(&'static str, String)> {
+    let letter = &shown.letter;
+    let origin =
+        letter.origin.as_ref().map(|origin| format!("{} seq {}", origin.stream, origin.seq)).unwrap_or_default();
+    let redriven =
+        letter.redriven.as_ref().map(|last| format!("{}, {} time(s), to {}", last.at, last.count, last.to.as_str()));
+    let redrives = if letter.redrives == 0 { String::new() } else { letter.redrives.to_string() };
+    vec![
+        ("dead letter", letter.seq.to_string()),
+        ("group", letter.group.clone()),
+        ("agent", letter.agent.clone()),
+        ("class", letter.class.clone()),
+        ("cause", letter.cause.clone()),
+        ("attempts", letter.attempts.to_string()),
+        ("first failure", letter.first_failure.clone()),
+        ("last failure", letter.last_failure.clone()),
+        ("stored at", origin),
+        ("trace", shown.headers.get("traceparent").cloned().unwrap_or_default()),
+        ("redriven", redriven.unwrap_or_default()),
+        ("came back", redrives),
+    ]
+}

@@ -1,0 +1,34 @@
+//! `agentbus env`: what curl, agents by hand and the plain nats CLI need to know, for `eval`.
+
+use serde_json::json;
+
+use crate::instance::Global;
+use crate::{output, quote};
+
+/// Print the variables for curl and the nats CLI
+///
+/// Use it as `eval "$(agentbus env)"`. Afterwards `curl -H "Authorization: Bearer $AGENTBUS_TOKEN" $AGENTBUS_URL/v1/…` talks to your
+/// own sidecar, and the plain `nats` CLI reads NATS_URL. Point it at the credentials with `nats --creds "$NATS_CREDS"`.
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+/// Prints `export NAME=value` lines.
+pub fn run(global: &Global, _args: &Args) -> anyhow::Result<()> {
+    let instance = global.instance()?;
+    let creds = instance.broker.creds.to_string_lossy().into_owned();
+    let pairs = [
+        ("AGENTBUS_URL", instance.me.url),
+        ("AGENTBUS_TOKEN", instance.me.token),
+        ("NATS_URL", instance.broker.url),
+        ("NATS_CREDS", creds),
+    ];
+    if global.json {
+        let object: serde_json::Map<_, _> =
+            pairs.into_iter().map(|(key, value)| (key.to_owned(), json!(value))).collect();
+        return output::json(&object);
+    }
+    for (key, value) in pairs {
+        output::line(format!("export {key}={}", quote::shell(&value)))?;
+    }
+    Ok(())
+}

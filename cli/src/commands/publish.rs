@@ -1,0 +1,292 @@
+//! `agentbus publish`: sends an event, or one per line of stdin, through the sidecar like any agent does.
+//!
+//! The id is fixed before the first send, so that after an unknown outcome the very same event can be sent again.
+
+use std::path::Path;
+
+use agentbus_proto::event::v1::{Event, Priority};
+use agentbus_proto::json::PublishAnswerJson;
+use agentbus_proto::json::content::{JSON, OCTETS};
+use agentbus_proto::sidecar::v1::{PublishRequest, PublishResponse};
+use agentbus_proto::{Address, Code, Fault, duration};
+use bytes::Bytes;
+use clap::ValueEnum;
+use futures_util::stream;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use crate::client::Client;
+use crate::exit::fault;
+use crate::instance::Global;
+use crate::output;
+
+/// Most bytes read for one event: above every limit a sidecar has, so that the refusal is the sidecar's.
+const DATA_BYTES_MAX: u64 = 64 << 20;
+/// Lines on their way at once.
+const LINES_IN_FLIGHT_MAX: usize = 256;
+
+/// Content type of text that is not JSON.
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// Send an event
+///
+///   agentbus publish notes.created '{"text":"hello"}'
+///   echo hello | agentbus publish notes.created -
+///   agentbus publish files.new @photo.jpg --type file.new.v1 --ttl 1h
+///   cat events.ndjson | agentbus publish notes.created --lines
+///
+/// Prints where it is stored. The answer comes when the broker has it on disk; after OUTCOME_UNKNOWN (exit code 124) sending again
+/// with the same --id is safe.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Address: a topic such as notes.created
+    pub to: String,
+    /// The data: text, - for stdin, @FILE for a file
+    #[arg(allow_hyphen_values = true)]
+    pub data: Option<String>,
+    /// One event for each line of stdin
+    #[arg(long, conflicts_with_all = ["data", "id"])]
+    pub lines: bool,
+    /// Event type [default: the topic]
+    #[arg(long = "type", value_name = "TYPE")]
+    pub event_type: Option<String>,
+    /// Id, to make sending again safe [default: a new one]
+    #[arg(long)]
+    pub id: Option<String>,
+    /// Nobody is given it after this time: 30s, 1h
+    #[arg(long, value_name = "DURATION")]
+    pub ttl: Option<String>,
+    /// Media type [default: application/json if the data is JSON, else text/plain or application/octet-stream]
+    #[arg(long, value_name = "TYPE")]
+    pub content_type: Option<String>,
+    /// A label; may be given several times
+    #[arg(long = "attr", value_name = "KEY=VALUE", value_parser = attribute)]
+    pub attributes: Vec<(String, String)>,
+    /// Id of the first event of the chain it belongs to
+    #[arg(long, value_name = "ID")]
+    pub correlation_id: Option<String>,
+    /// Lane
+    #[arg(long, value_enum)]
+    pub priority: Option<Lane>,
+    /// Events with the same key keep their order
+    #[arg(long, value_name = "KEY")]
+    pub key: Option<String>,
+}
+
+/// Priority of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Lane {
+    /// Background work
+    Low,
+    /// The default
+    Normal,
+    /// Handed out first where a group splits its lanes
+    High,
+}
+
+/// Publishes and prints the answers.
+pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
+    let template = template(args)?;
+    let mut client = if args.lines {
+        return lines(global, args, template).await;
+    } else {
+        global.client().await?
+    };
+    let data = data(args.data.as_deref()).await?;
+    let request = request(&template, args, data)?;
+    let id = request.event.as_ref().map(|event| event.id.clone()).unwrap_or_default();
+    let answer = client.publish(request).await.map_err(Fault::from).map_err(|fault| resend_hint(fault, &id))?;
+    print(global, answer.into_inner())
+}
+
+fn resend_hint(mut fault: Fault, id: &str) -> Fault {
+    if fault.code == Code::OutcomeUnknown {
+        fault.message.push_str(&format!("; it may have been stored: sending it again with `--id {id}` is safe"));
+    }
+    fault
+}
+
+/// Feeds lines and prints answers at the same time; a refused line does not stop the others, the first refusal decides the exit code.
+async fn lines(global: &Global, args: &Args, template: Event) -> anyhow::Result<()> {
+    let mut client = global.client().await?;
+    let (tx, rx) = mpsc::channel::<PublishRequest>(LINES_IN_FLIGHT_MAX);
+    let requests = stream::unfold(rx, |mut rx| async move { rx.recv().await.map(|request| (request, rx)) });
+    let feed = async {
+        let mut stdin = BufReader::new(tokio::io::stdin());
+        let mut number = 0;
+        while let Some(line) = next_line(&mut stdin).await? {
+            number += 1;
+            let request = PublishRequest { r#ref: number, ..request(&template, args, line)? };
+            if tx.send(request).await.is_err() {
+                break;
+            }
+        }
+        drop(tx);
+        anyhow::Ok(())
+    };
+    let answers = answers(&mut client, requests, global);
+    // Both run to their end; the feed ends early when nobody takes its lines any more.
+    let (fed, refused) = tokio::join!(feed, answers);
+    let refused = refused?;
+    fed?;
+    refused.map_or(Ok(()), |fault| Err(fault.into()))
+}
+
+async fn answers(
+    client: &mut Client,
+    requests: impl futures_util::Stream<Item = PublishRequest> + Send + 'static,
+    global: &Global,
+) -> anyhow::Result<Option<Fault>> {
+    let mut answers = client.publish_stream(requests).await.map_err(Fault::from)?.into_inner();
+    let mut refused = None;
+    while let Some(answer) = answers.message().await.map_err(Fault::from)? {
+        let number = answer.r#ref;
+        if let Some(failure) = answer.failure.clone() {
+            let fault = Fault::from(failure);
+            output::say(format!("line {number}: {fault}"));
+            refused.get_or_insert_with(|| {
+                Fault::new(fault.code, format!("line {number} was not stored: {}", fault.message))
+            });
+        } else {
+            print(global, answer)?;
+        }
+    }
+    Ok(refused)
+}
+
+fn print(global: &Global, answer: PublishResponse) -> anyhow::Result<()> {
+    let answer = PublishAnswerJson::try_from(answer)?;
+    if global.json {
+        return output::json_line(&answer);
+    }
+    let seq = answer.seq.map(|seq| format!(" seq {seq}")).unwrap_or_default();
+    let place = if answer.stream.is_empty() { answer.stored.clone() } else { format!("{}{seq}", answer.stream) };
+    let again = if answer.duplicate == Some(true) { " (stored before: nothing added)" } else { "" };
+    Ok(output::line(format!("{} {place}{again}", answer.id))?)
+}
+
+/// Everything but id and data.
+fn template(args: &Args) -> anyhow::Result<Event> {
+    let to: Address = args.to.parse()?;
+    if let Some(ttl) = &args.ttl {
+        duration::parse(ttl).map_err(|error| fault(Code::InvalidEvent, format!("--ttl: {error}")))?;
+    }
+    let priority = match args.priority {
+        None => Priority::Unspecified,
+        Some(Lane::Low) => Priority::Low,
+        Some(Lane::Normal) => Priority::Normal,
+        Some(Lane::High) => Priority::High,
+    };
+    Ok(Event {
+        to: Some(to.into()),
+        r#type: args.event_type.clone().unwrap_or_default(),
+        correlation_id: args.correlation_id.clone().unwrap_or_default(),
+        priority: priority.into(),
+        ordering_key: args.key.clone().unwrap_or_default(),
+        attributes: args.attributes.iter().cloned().collect(),
+        ..Event::default()
+    })
+}
+
+fn request(template: &Event, args: &Args, data: Bytes) -> anyhow::Result<PublishRequest> {
+    let ttl = args.ttl.as_deref().map(duration::parse).transpose()?.map(duration::to_proto);
+    let content_type = match &args.content_type {
+        Some(given) => given.clone(),
+        None => guess(&data).to_owned(),
+    };
+    let id = args.id.clone().unwrap_or_else(|| Uuid::now_v7().to_string());
+    let event = Event { id, content_type, data, ..template.clone() };
+    Ok(PublishRequest { event: Some(event), ttl, r#ref: 0 })
+}
+
+fn guess(data: &[u8]) -> &'static str {
+    if data.is_empty() {
+        ""
+    } else if serde_json::from_slice::<serde::de::IgnoredAny>(data).is_ok() {
+        JSON
+    } else if std::str::from_utf8(data).is_ok() {
+        TEXT
+    } else {
+        OCTETS
+    }
+}
+
+async fn data(argument: Option<&str>) -> anyhow::Result<Bytes> {
+    match argument {
+        None => Ok(Bytes::new()),
+        Some("-") => read_all(tokio::io::stdin(), "stdin").await,
+        Some(text) => match text.strip_prefix('@') {
+            Some(path) => {
+                let unreadable = |error| fault(Code::InvalidEvent, format!("cannot read `{path}`: {error}"));
+                read_all(tokio::fs::File::open(Path::new(path)).await.map_err(unreadable)?, path).await
+            }
+            None => Ok(Bytes::copy_from_slice(text.as_bytes())),
+        },
+    }
+}
+
+async fn read_all(from: impl tokio::io::AsyncRead + Unpin, name: &str) -> anyhow::Result<Bytes> {
+    let mut data = Vec::new();
+    let read = from.take(DATA_BYTES_MAX + 1).read_to_end(&mut data).await;
+    read.map_err(|error| fault(Code::InvalidEvent, format!("cannot read {name}: {error}")))?;
+    if data.len() as u64 > DATA_BYTES_MAX {
+        return Err(fault(Code::TooLarge, format!("{name} has more than {DATA_BYTES_MAX} bytes")));
+    }
+    Ok(data.into())
+}
+
+/// The next line without its end; empty lines are skipped. Refuses a line that no event could hold instead of collecting it.
+async fn next_line(from: &mut (impl AsyncBufRead + Unpin)) -> anyhow::Result<Option<Bytes>> {
+    loop {
+        let mut line = Vec::new();
+        if (&mut *from).take(DATA_BYTES_MAX).read_until(b'\n', &mut line).await? == 0 {
+            return Ok(None);
+        }
+        if line.len() as u64 >= DATA_BYTES_MAX {
+            return Err(fault(Code::TooLarge, format!("a line has more than {DATA_BYTES_MAX} bytes")));
+        }
+        let end = line.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r')).map_or(0, |last| last + 1);
+        line.truncate(end);
+        if !line.is_empty() {
+            return Ok(Some(line.into()));
+        }
+    }
+}
+
+fn attribute(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write it as KEY=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_content_type_follows_the_data() {
+        for (data, wanted) in
+            [(&b"{\"a\":1}"[..], JSON), (b"5", JSON), (b"hello", TEXT), (b"\xff", OCTETS), (b"", ""), (b"{", TEXT)]
+        {
+            assert_eq!(guess(data), wanted, "{data:?}");
+        }
+    }
+
+    #[test]
+    fn attributes_are_pairs() {
+        assert_eq!(attribute("a=b=c"), Ok(("a".into(), "b=c".into())));
+        assert!(attribute("a").is_err() && attribute("=b").is_err());
+    }
+
+    #[tokio::test]
+    async fn lines_lose_their_ends_and_empty_ones_are_skipped() {
+        let mut input = BufReader::new(&b"one\r\n\n two \nthree"[..]);
+        let mut lines = Vec::new();
+        while let Some(line) = next_line(&mut input).await.unwrap() {
+            lines.push(String::from_utf8(line.to_vec()).unwrap());
+        }
+        assert_eq!(lines, ["one", " two ", "three"]);
+    }
+}

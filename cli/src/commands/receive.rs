@@ -1,0 +1,75 @@
+//! `agentbus receive`: one long poll, as curl does it with `POST /v1/receive`.
+
+use agentbus_proto::json::DeliveryJson;
+use agentbus_proto::{Code, duration};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::subscribe::own_group;
+use crate::control::Api;
+use crate::exit::fault;
+use crate::instance::Global;
+use crate::output;
+
+/// Wait for events once, without settling them
+///
+///   agentbus receive 'notes.>' --max 5 --wait 20s --json
+///
+/// Prints what came, at most --max; nothing is an empty answer, not an error. With patterns it subscribes first. What is not settled
+/// (with --ack, or with curl and the delivery id) is delivered again.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Topics to subscribe first [default: what is subscribed already]
+    #[arg(value_name = "PATTERN")]
+    pub patterns: Vec<String>,
+    /// Group to subscribe as [default: one of your own for these patterns]
+    #[arg(long, requires = "patterns")]
+    pub group: Option<String>,
+    /// Most events
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub max: u32,
+    /// Longest wait for the first one
+    #[arg(long, default_value = "20s", value_name = "DURATION")]
+    pub wait: String,
+    /// Ack what was printed
+    #[arg(long)]
+    pub ack: bool,
+}
+
+#[derive(Deserialize, Serialize)]
+struct Answer {
+    deliveries: Vec<DeliveryJson>,
+}
+
+/// Asks once and prints.
+pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
+    let wait = duration::parse(&args.wait).map_err(|error| fault(Code::InvalidEvent, format!("--wait: {error}")))?;
+    let door = global.door()?;
+    // The sidecar answers in time; a little longer is only for a machine that swaps.
+    let api = Api::new("the sidecar", &door.url, &door.token).with_limit(wait + std::time::Duration::from_secs(30));
+    if !args.patterns.is_empty() {
+        let group = args.group.clone().unwrap_or_else(|| own_group(&args.patterns));
+        let _: Value = api.post("/v1/subscriptions", &json!({"patterns": args.patterns, "group": group})).await?;
+    }
+    let answer: Answer = api.post("/v1/receive", &json!({"max": args.max, "wait": args.wait})).await?;
+    if global.json {
+        output::json(&answer)?;
+    } else {
+        for delivery in &answer.deliveries {
+            let event = serde_json::to_string(&delivery.event)?;
+            output::line(format!(
+                "{} attempt {} of {} {event}",
+                delivery.delivery_id, delivery.attempt, delivery.max_attempts
+            ))?;
+        }
+        if answer.deliveries.is_empty() {
+            output::say(format!("nothing within {}", args.wait));
+        }
+    }
+    if args.ack {
+        for delivery in &answer.deliveries {
+            let _: Value = api.post(&format!("/v1/deliveries/{}/ack", delivery.delivery_id), &json!({})).await?;
+        }
+    }
+    Ok(())
+}

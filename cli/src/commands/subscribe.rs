@@ -1,0 +1,215 @@
+//! `agentbus subscribe`: takes events like an agent does, prints each, then acks it.
+//!
+//! Printed first, acked afterwards: when the reader of our stdout goes away, what it did not get is delivered again.
+
+use agentbus_proto::Fault;
+use agentbus_proto::json::DeliveryJson;
+use agentbus_proto::sidecar::v1::{
+    Ack, Delivery, Nack, Open, Reject, SettleRequest, SubscribeRequest, SubscribeResponse, Subscription,
+    settle_request::How, subscribe_request, subscribe_response,
+};
+use futures_util::stream;
+use tokio::sync::mpsc;
+
+use crate::instance::Global;
+use crate::output::{self, Paint};
+use crate::show;
+
+/// Most deliveries unsettled at once, by default: a person reads; ten keep the pipe full.
+const CREDIT_DEFAULT: u32 = 10;
+/// Frames waiting to be sent to the sidecar; more than any credit settles at once.
+const FRAMES_MAX: usize = 4096;
+
+/// Take events and print them, one line each (acks them)
+///
+///   agentbus subscribe 'notes.>'
+///   agentbus subscribe notes.created --group readers --max 10 --json
+///
+/// Starts at the end of the stream the first time; a group goes on where it was the next time. Members of one group share its events.
+/// To look without taking, use `agentbus tail`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Topics; * stands for one token, > at the end for the rest
+    #[arg(required = true, value_name = "PATTERN")]
+    pub patterns: Vec<String>,
+    /// Group to take part in [default: one of your own for these patterns]
+    #[arg(long)]
+    pub group: Option<String>,
+    /// Only events of these types; may be given several times
+    #[arg(long = "type", value_name = "TYPE")]
+    pub types: Vec<String>,
+    /// End after this many events
+    #[arg(long, value_name = "N")]
+    pub max: Option<u64>,
+    /// Most events on hand at once
+    #[arg(long, default_value_t = CREDIT_DEFAULT, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub credit: u32,
+    /// Answer "not now" instead of ack: it is retried, then a dead letter
+    #[arg(long, conflicts_with = "reject")]
+    pub nack: bool,
+    /// Answer "never" instead of ack: it becomes a dead letter at once
+    #[arg(long)]
+    pub reject: bool,
+    /// The reason given with --nack or --reject
+    #[arg(long, default_value = "on the command line", value_name = "TEXT")]
+    pub reason: String,
+}
+
+/// Takes events until `--max`, Ctrl-C or the end of the stream.
+pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
+    let group = args.group.clone().unwrap_or_else(|| own_group(&args.patterns));
+    let subscription = Subscription {
+        patterns: args.patterns.clone(),
+        group: group.clone(),
+        types: args.types.clone(),
+        ..Subscription::default()
+    };
+    let mut client = global.client().await?;
+    let (frames, rx) = mpsc::channel(FRAMES_MAX);
+    let credit = args.max.map_or(args.credit, |max| args.credit.min(u32::try_from(max).unwrap_or(u32::MAX)).max(1));
+    send(&frames, subscribe_request::Frame::Open(Open { subscriptions: vec![subscription], credit })).await;
+    let requests = stream::unfold(rx, |mut rx| async move { rx.recv().await.map(|request| (request, rx)) });
+    let answers = client.subscribe(requests).await.map_err(Fault::from)?.into_inner();
+    output::say(format!("waiting for {} as group {group}; Ctrl-C ends", args.patterns.join(" ")));
+    let mut session = Session { global, args, frames, credit, taken: 0, open: 0, paint: Paint::stdout() };
+    session.run(answers).await
+}
+
+struct Session<'a> {
+    global: &'a Global,
+    args: &'a Args,
+    frames: mpsc::Sender<SubscribeRequest>,
+    credit: u32,
+    /// Events printed.
+    taken: u64,
+    /// Settled here, not confirmed yet.
+    open: u64,
+    paint: Paint,
+}
+
+impl Session<'_> {
+    async fn run(&mut self, mut answers: tonic::Streaming<SubscribeResponse>) -> anyhow::Result<()> {
+        let mut stop = std::pin::pin!(agentbus_runtime::drain::signals()?);
+        let mut stopping = self.args.max == Some(0);
+        loop {
+            if stopping && self.open == 0 {
+                return Ok(());
+            }
+            // A branch that loses loses nothing: frames stay in the stream, a signal stays pending.
+            let answer = tokio::select! {
+                answer = answers.message() => answer.map_err(Fault::from)?,
+                _ = &mut stop, if !stopping => {
+                    stopping = true;
+                    continue;
+                }
+            };
+            match answer.and_then(|answer| answer.frame) {
+                None => return Ok(()),
+                Some(subscribe_response::Frame::Delivery(delivery)) => {
+                    // What comes after the end was wanted is left alone: the sidecar gives it back when the stream closes.
+                    if !stopping {
+                        stopping = self.take(delivery).await?;
+                    }
+                }
+                Some(subscribe_response::Frame::Settled(settled)) => {
+                    self.open = self.open.saturating_sub(1);
+                    if let Some(failure) = settled.failure {
+                        output::say(format!("not settled, it comes again: {}", Fault::from(failure)));
+                    }
+                }
+                Some(subscribe_response::Frame::Lost(lost)) => {
+                    let why = lost.why.map(Fault::from).map(|fault| fault.to_string()).unwrap_or_default();
+                    output::say(format!("lost a delivery, it comes again: {why}"));
+                }
+                Some(subscribe_response::Frame::Draining(_)) => output::say("the sidecar is draining"),
+            }
+        }
+    }
+
+    /// Prints and settles one; says whether it was the last one wanted.
+    async fn take(&mut self, delivery: Delivery) -> anyhow::Result<bool> {
+        let delivery_id = delivery.delivery_id.clone();
+        if self.global.json {
+            output::json_line(&DeliveryJson::from(delivery))?;
+        } else {
+            output::line(text(&delivery, self.paint))?;
+        }
+        let reason = || self.args.reason.clone();
+        let how = if self.args.nack {
+            How::Nack(Nack { retry_after: None, reason: reason() })
+        } else if self.args.reject {
+            How::Reject(Reject { reason: reason() })
+        } else {
+            How::Ack(Ack {})
+        };
+        self.open += 1;
+        self.taken += 1;
+        send(
+            &self.frames,
+            subscribe_request::Frame::Settle(SettleRequest { delivery_id, emit: Vec::new(), how: Some(how) }),
+        )
+        .await;
+        let left = self.args.max.map(|max| max.saturating_sub(self.taken));
+        if let Some(left) = left.filter(|left| *left > 0 && *left < u64::from(self.credit)) {
+            // Near the end: ask for no more than are wanted, so that others of the group get the rest.
+            self.credit = u32::try_from(left).unwrap_or(self.credit);
+            send(&self.frames, subscribe_request::Frame::Credit(self.credit)).await;
+        }
+        Ok(left == Some(0))
+    }
+}
+
+async fn send(frames: &mpsc::Sender<SubscribeRequest>, frame: subscribe_request::Frame) {
+    // The stream is gone: its end is reported by the other direction.
+    let _ = frames.send(SubscribeRequest { frame: Some(frame) }).await;
+}
+
+/// A delivery as a line: the event, and what is special about this delivery.
+pub fn text(delivery: &Delivery, paint: Paint) -> String {
+    let event = delivery.event.clone().unwrap_or_default();
+    let mut line = show::line(&event, paint);
+    if delivery.attempt > 1 {
+        let failure = output::printable(&delivery.last_failure);
+        let because = if failure.is_empty() { String::new() } else { format!(": {failure}") };
+        line.push_str(&paint.yellow(format!(" (attempt {} of {}{because})", delivery.attempt, delivery.max_attempts)));
+    }
+    line
+}
+
+/// A group for a person who named none: the same patterns go on where they were.
+pub fn own_group(patterns: &[String]) -> String {
+    let mut sorted: Vec<&str> = patterns.iter().map(String::as_str).collect();
+    sorted.sort_unstable();
+    sorted.dedup();
+    // FNV-1a: no secret, only a short name.
+    let hash =
+        sorted.join(" ").bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(16_777_619));
+    format!("me-{hash:08x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use agentbus_proto::event::v1::Event;
+
+    use super::*;
+
+    #[test]
+    fn the_same_patterns_are_the_same_group() {
+        let group = |patterns: &[&str]| own_group(&patterns.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>());
+        assert_eq!(group(&["a", "b"]), group(&["b", "a", "a"]));
+        assert_ne!(group(&["a"]), group(&["b"]));
+        assert_eq!(group(&["a"]).len(), "me-".len() + 8);
+    }
+
+    #[test]
+    fn a_retry_says_so() {
+        let delivery = Delivery {
+            event: Some(Event::default()),
+            attempt: 2,
+            max_attempts: 4,
+            last_failure: "exit 1".into(),
+            ..Delivery::default()
+        };
+        assert!(text(&delivery, Paint::default()).ends_with(" (attempt 2 of 4: exit 1)"));
+    }
+}

@@ -1,0 +1,143 @@
+//! `agentbus tail`: looks at the event stream and takes nothing: no group, no ack, no trace left on the broker.
+//!
+//! An ordered consumer of its own, made and dropped with the command. It sees all events of the namespace, whoever they are for.
+
+use agentbus_nats::pattern;
+use agentbus_proto::event::v1::Event;
+use agentbus_proto::json::event_to_json;
+use agentbus_proto::{Code, Fault};
+use async_nats::jetstream::consumer::{Consumer, DeliverPolicy, pull};
+use async_nats::jetstream::{Message, stream::Stream};
+use futures_util::StreamExt;
+use prost::Message as _;
+use serde_json::json;
+
+use crate::broker::{Access, Broker};
+use crate::instance::Global;
+use crate::output::{self, Paint};
+use crate::show;
+
+/// Errors of the stream in a row after which something is really wrong; each stands for several seconds of trying.
+const ERRORS_MAX: u32 = 10;
+
+/// Watch events go by without taking them
+///
+///   agentbus tail
+///   agentbus tail 'notes.>' --last 20
+///   agentbus tail --last 100 --no-follow --json | jq .event.id
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Topics; * stands for one token, > at the end for the rest [default: everything]
+    #[arg(value_name = "PATTERN")]
+    pub patterns: Vec<String>,
+    /// Begin with this many of the events that are there already
+    #[arg(long, short = 'n', default_value_t = 0, value_name = "N")]
+    pub last: u64,
+    /// End after the events that are there already
+    #[arg(long)]
+    pub no_follow: bool,
+}
+
+/// Prints until Ctrl-C, or until the end with `--no-follow`.
+pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
+    let access = Access::find(global)?;
+    let filters = if args.patterns.is_empty() {
+        vec![format!("ab.{}.>", access.namespace)]
+    } else {
+        pattern::filters(&access.namespace, &args.patterns)?
+    };
+    let broker = access.connect("tail").await?;
+    let (consumer, skip, count) = begin(&broker, filters, args.last).await?;
+    if args.no_follow && count == 0 {
+        return Ok(());
+    }
+    let mut stop = std::pin::pin!(agentbus_runtime::drain::signals()?);
+    let mut messages = consumer.messages().await.map_err(|error| refused(&error))?;
+    let (mut seen, mut errors) = (0_u64, 0);
+    let paint = Paint::stdout();
+    loop {
+        // A message that loses against the signal is one that nobody waits for.
+        let message = tokio::select! {
+            message = messages.next() => message,
+            _ = &mut stop => return Ok(()),
+        };
+        match message {
+            None => return Ok(()),
+            Some(Ok(message)) => {
+                errors = 0;
+                seen += 1;
+                if seen > skip {
+                    print(global, &message, paint)?;
+                }
+                if args.no_follow && seen >= count {
+                    return Ok(());
+                }
+            }
+            Some(Err(error)) => {
+                errors += 1;
+                if errors >= ERRORS_MAX {
+                    return Err(refused(&error).into());
+                }
+                output::say(format!("interrupted, trying on: {error}"));
+            }
+        }
+    }
+}
+
+/// A consumer that begins at most `last` matching events before the end: (consumer, how many of its first events to skip, how many
+/// there are now). The events are counted by the broker, over a stretch that grows until it holds enough.
+async fn begin(
+    broker: &Broker,
+    filters: Vec<String>,
+    last: u64,
+) -> anyhow::Result<(Consumer<pull::OrderedConfig>, u64, u64)> {
+    let name = broker.names.events();
+    let stream = broker.jetstream.get_stream(&name).await.map_err(|error| refused(&error))?;
+    let state = stream.cached_info().state.clone();
+    if last == 0 {
+        return Ok((consumer(&stream, filters, DeliverPolicy::New).await?, 0, 0));
+    }
+    let mut stretch = last;
+    loop {
+        let start = (state.last_sequence + 1).saturating_sub(stretch).max(state.first_sequence).max(1);
+        let policy = DeliverPolicy::ByStartSequence { start_sequence: start };
+        let consumer = consumer(&stream, filters.clone(), policy).await?;
+        let count = consumer.cached_info().num_pending;
+        if count >= last || start <= state.first_sequence.max(1) {
+            return Ok((consumer, count.saturating_sub(last), count));
+        }
+        stretch = stretch.saturating_mul(8);
+    }
+}
+
+async fn consumer(
+    stream: &Stream,
+    filter_subjects: Vec<String>,
+    deliver_policy: DeliverPolicy,
+) -> Result<Consumer<pull::OrderedConfig>, Fault> {
+    let config = pull::OrderedConfig { filter_subjects, deliver_policy, ..Default::default() };
+    stream.create_consumer(config).await.map_err(|error| refused(&error))
+}
+
+fn print(global: &Global, message: &Message, paint: Paint) -> anyhow::Result<()> {
+    let (name, seq) = message.info().map(|info| (info.stream.to_owned(), info.stream_sequence)).unwrap_or_default();
+    match Event::decode(message.payload.clone()) {
+        Ok(event) if global.json => {
+            output::json_line(&json!({"stream": name, "seq": seq, "event": event_to_json(&event)}))
+        }
+        Ok(event) => Ok(output::line(show::line(&event, paint))?),
+        Err(error) if global.json => {
+            output::json_line(&json!({"stream": name, "seq": seq, "undecodable": error.to_string()}))
+        }
+        Err(_) => {
+            let text =
+                format!("seq {seq} is no event: <{} bytes> {}", message.payload.len(), show::hex(&message.payload));
+            Ok(output::line(paint.red(text))?)
+        }
+    }
+}
+
+fn refused(error: &dyn std::error::Error) -> Fault {
+    let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+    Fault::new(Code::BrokerDown, format!("cannot read the event stream: {error}{cause}"))
+}

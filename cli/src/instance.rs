@@ -1,0 +1,220 @@
+//! Which bus a command talks to: finds the running instance and its doors.
+//!
+//! `up` writes `instance.json` into its state folder; it counts only while `up` holds the folder's lock, so a file left by a killed one
+//! misleads nobody. Order for the sidecar: `--dir`; `AGENTBUS_URL` with `AGENTBUS_TOKEN` (an agent that runs the CLI speaks as itself);
+//! the current project's state folder. The control plane is found by folder only.
+
+use std::path::{Path, PathBuf};
+
+use agentbus_proto::{Code, Fault};
+use agentbus_runtime::state::{self, InstanceLock};
+use serde::{Deserialize, Serialize};
+
+use crate::client::{self, Client};
+use crate::control::Api;
+use crate::exit::fault;
+
+/// Name of the project file.
+pub const PROJECT_FILE: &str = "agentbus.yaml";
+
+/// Options of every command.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Global {
+    /// State folder of the bus [default: the one of the current project]
+    #[arg(long, global = true, env = "AGENTBUS_DIR", value_name = "FOLDER")]
+    pub dir: Option<PathBuf>,
+    /// Print JSON instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// A running `up`, as it wrote itself down. Holds secrets.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Instance {
+    /// Process id of `up`.
+    pub pid: u32,
+    /// When that process started, in the kernel's own count, so that a reused process id is noticed. Linux only.
+    #[serde(default)]
+    pub start_ticks: Option<u64>,
+    /// Version of agentbus.
+    pub version: String,
+    /// When it was ready, RFC 3339.
+    pub started: String,
+    /// Namespace.
+    pub namespace: String,
+    /// Folder of the project.
+    pub project: PathBuf,
+    /// The broker.
+    pub broker: Broker,
+    /// The control plane's API.
+    pub control: Door,
+    /// The sidecar of `me`, the person.
+    pub me: Door,
+}
+
+/// The broker as a plain NATS client sees it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Broker {
+    /// `nats://host:port`
+    pub url: String,
+    /// Version of the server.
+    pub version: String,
+    /// The program.
+    pub program: PathBuf,
+    /// Credentials of the person.
+    pub creds: PathBuf,
+}
+
+/// An HTTP API and the token for it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Door {
+    /// Base URL.
+    pub url: String,
+    /// Bearer token: secret.
+    pub token: String,
+}
+
+/// The file in the state folder.
+pub fn file(state: &Path) -> PathBuf {
+    state.join("instance.json")
+}
+
+/// The folder of the project that `from` lies in: the nearest with an agentbus.yaml, else the nearest with a `.git`, else `from`.
+pub fn project_dir(from: &Path) -> PathBuf {
+    let with = |name: &str| from.ancestors().find(|folder| folder.join(name).exists());
+    with(PROJECT_FILE).or_else(|| with(".git")).unwrap_or(from).to_owned()
+}
+
+/// The current folder.
+pub fn current_dir() -> anyhow::Result<PathBuf> {
+    std::env::current_dir().map_err(|error| fault(Code::BadConfig, format!("the current folder is gone: {error}")))
+}
+
+/// The state folder that `--dir` or the current project names. Makes nothing.
+pub fn state_dir(global: &Global) -> anyhow::Result<PathBuf> {
+    match &global.dir {
+        Some(dir) => Ok(std::path::absolute(dir)?),
+        None => default_state(&project_dir(&current_dir()?)),
+    }
+}
+
+/// The state folder of a project.
+pub fn default_state(project: &Path) -> anyhow::Result<PathBuf> {
+    state::default_dir(project).map_err(|error| fault(Code::BadConfig, error.to_string()))
+}
+
+/// The instance that holds `state`, or why there is none to talk to.
+pub fn running(state: &Path) -> Result<Instance, Fault> {
+    let Some(holder) = InstanceLock::holder(state) else {
+        let message = format!(
+            "no bus is running in `{}`; start one with `agentbus up -d`, or name another state folder with --dir",
+            state.display()
+        );
+        return Err(Fault::new(Code::ControlPlaneDown, message));
+    };
+    let starting = || {
+        let message = format!(
+            "the bus in `{}` (process {holder}) is still starting or already stopping; try again",
+            state.display()
+        );
+        Fault::new(Code::ControlPlaneDown, message)
+    };
+    let text = std::fs::read(file(state)).map_err(|_| starting())?;
+    let instance: Instance = serde_json::from_slice(&text).map_err(|error| {
+        let message =
+            format!("`{}` cannot be read: {error}; stop process {holder} and start again", file(state).display());
+        Fault::new(Code::BadConfig, message)
+    })?;
+    // Left by an earlier run that was killed.
+    if instance.pid.to_string() == holder { Ok(instance) } else { Err(starting()) }
+}
+
+/// When a process started, in clock ticks since boot. `None` where the system does not tell.
+pub fn start_ticks(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in parentheses and may hold anything, spaces and parentheses too.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+impl Global {
+    /// The running instance of `--dir` or the current project.
+    pub fn instance(&self) -> anyhow::Result<Instance> {
+        Ok(running(&state_dir(self)?)?)
+    }
+
+    /// The control plane's API.
+    pub fn control(&self) -> anyhow::Result<Api> {
+        Ok(self.instance()?.control())
+    }
+
+    /// The sidecar to publish and subscribe through.
+    pub fn door(&self) -> anyhow::Result<Door> {
+        if self.dir.is_none()
+            && let Some(door) = door_from(&|key| std::env::var(key).ok())
+        {
+            return Ok(door);
+        }
+        Ok(self.instance()?.me)
+    }
+
+    /// A gRPC client of that sidecar.
+    pub async fn client(&self) -> anyhow::Result<Client> {
+        let door = self.door()?;
+        Ok(client::connect(&door.url, &door.token).await?)
+    }
+}
+
+impl Instance {
+    /// The control plane's API.
+    pub fn control(&self) -> Api {
+        Api::new("the control plane", &self.control.url, &self.control.token)
+    }
+}
+
+fn door_from(env: &dyn Fn(&str) -> Option<String>) -> Option<Door> {
+    let get = |key: &str| env(key).filter(|value| !value.is_empty());
+    Some(Door { url: get("AGENTBUS_URL")?, token: get("AGENTBUS_TOKEN")? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_project_is_where_its_file_is_else_where_git_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, deep) = (folder.path().join("a"), folder.path().join("a/b/c"));
+        std::fs::create_dir_all(&deep).unwrap();
+        std::fs::create_dir(deep.parent().unwrap().join(".git")).unwrap();
+        assert_eq!(project_dir(&deep), deep.parent().unwrap());
+        std::fs::write(root.join(PROJECT_FILE), "").unwrap();
+        assert_eq!(project_dir(&deep), root, "the file wins over a nearer .git");
+    }
+
+    #[test]
+    fn nobody_there_says_how_to_start() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(file(folder.path()), "{}").unwrap();
+        let fault = running(folder.path()).unwrap_err();
+        assert_eq!(fault.code, Code::ControlPlaneDown);
+        assert!(fault.message.contains("agentbus up -d"), "{fault}");
+    }
+
+    #[test]
+    fn the_environment_counts_only_as_a_pair() {
+        let door = |pairs: &[(&str, &str)]| {
+            let pairs: Vec<(String, String)> = pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+            door_from(&move |key| pairs.iter().find(|(k, _)| k == key).map(|(_, v)| v.clone())).is_some()
+        };
+        assert!(door(&[("AGENTBUS_URL", "http://h"), ("AGENTBUS_TOKEN", "t")]));
+        assert!(!door(&[("AGENTBUS_URL", "http://h")]));
+        assert!(!door(&[("AGENTBUS_URL", "http://h"), ("AGENTBUS_TOKEN", "")]));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_process_knows_when_it_started() {
+        assert!(start_ticks(std::process::id()).is_some());
+        assert_eq!(start_ticks(u32::MAX), None);
+    }
+}

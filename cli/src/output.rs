@@ -1,0 +1,144 @@
+//! What goes to the person and what goes to the next program: stdout is data, stderr is talk.
+//!
+//! Colour only on a terminal, and never with `NO_COLOR` or `TERM=dumb`. Text from events is made printable before it gets here to
+//! a terminal ([`printable`]): an event must not be able to move somebody's cursor. A closed pipe is an error like any other; `exit`
+//! turns it into a quiet end.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+
+use serde::Serialize;
+
+/// One line of data.
+pub fn line(text: impl Display) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}")?;
+    // Flushed line by line: the reader may be a program that waits for it, and what is printed gets acked afterwards.
+    out.flush()
+}
+
+/// Raw data.
+pub fn bytes(data: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(data)?;
+    out.flush()
+}
+
+/// One JSON value for people and programs: indented.
+pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    Ok(line(serde_json::to_string_pretty(value)?)?)
+}
+
+/// One JSON value of many: one line.
+pub fn json_line(value: &impl Serialize) -> anyhow::Result<()> {
+    Ok(line(serde_json::to_string(value)?)?)
+}
+
+/// One line of talk. Nobody listening is fine.
+pub fn say(text: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Colours, or none (the default).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Paint(bool);
+
+impl Paint {
+    /// For what goes to stdout.
+    pub fn stdout() -> Self {
+        Self(allowed() && io::stdout().is_terminal())
+    }
+
+    /// For what goes to stderr.
+    pub fn stderr() -> Self {
+        Self(allowed() && io::stderr().is_terminal())
+    }
+
+    /// Good news.
+    pub fn green(self, text: impl Display) -> String {
+        self.wrap("32", text)
+    }
+
+    /// Bad news.
+    pub fn red(self, text: impl Display) -> String {
+        self.wrap("31", text)
+    }
+
+    /// To look at.
+    pub fn yellow(self, text: impl Display) -> String {
+        self.wrap("33", text)
+    }
+
+    /// What matters less.
+    pub fn dim(self, text: impl Display) -> String {
+        self.wrap("2", text)
+    }
+
+    /// What matters.
+    pub fn bold(self, text: impl Display) -> String {
+        self.wrap("1", text)
+    }
+
+    /// One of six colours, the same for the same number: tells many sources apart.
+    pub fn nth(self, number: usize, text: impl Display) -> String {
+        const COLOURS: [&str; 6] = ["36", "33", "32", "35", "34", "31"];
+        self.wrap(COLOURS[number % COLOURS.len()], text)
+    }
+
+    fn wrap(self, code: &str, text: impl Display) -> String {
+        if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
+    }
+}
+
+fn allowed() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// The text on one line, with everything that would control a terminal made visible.
+pub fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        // Bidirectional controls can make a line read as something else.
+        let bidi = matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        match c {
+            '\n' => out.push_str("\\n"),
+            '\t' => out.push_str("\\t"),
+            '\r' => out.push_str("\\r"),
+            c if c.is_control() || bidi => out.extend(c.escape_unicode()),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// A question with the answer no by default. Without a terminal to ask at, the answer is what `unattended` says.
+pub fn confirm(question: &str, unattended: bool) -> io::Result<bool> {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Ok(unattended);
+    }
+    let mut err = io::stderr().lock();
+    write!(err, "{question} [y/N] ")?;
+    err.flush()?;
+    drop(err);
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_cannot_move_the_cursor() {
+        assert_eq!(printable("a\x1b[2Jb\nc\td\u{202e}e"), "a\\u{1b}[2Jb\\nc\\td\\u{202e}e");
+        assert_eq!(printable("grün {\"a\":1}"), "grün {\"a\":1}");
+    }
+
+    #[test]
+    fn no_colour_means_no_bytes() {
+        assert_eq!(Paint(false).red("x"), "x");
+        assert_eq!(Paint(true).red("x"), "\x1b[31mx\x1b[0m");
+    }
+}
