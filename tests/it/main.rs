@@ -1,1 +1,3 @@
-#[test] fn t() {}
+//! All behaviours in one binary: one link step, and tests that share the machine, not a server.
+
+mod skeleton;

@@ -1,0 +1,162 @@
+//! A nats-server of its own for a test: operator mode, the topology applied, groups made on request.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use agentbus_nats::connect::{self, Identity, Link};
+use agentbus_nats::grant::{Grant, GroupGrant, Policy};
+use agentbus_nats::identity::{Authority, UserSpec};
+use agentbus_nats::names::Names;
+use agentbus_nats::server::{self, ConfigOptions, OperatorMode, Server};
+use agentbus_nats::topology::Sizes;
+use agentbus_nats::{consumers, plan};
+use async_nats::jetstream;
+use tempfile::TempDir;
+
+/// Namespace of the tests.
+pub const NAMESPACE: &str = "default";
+/// Event limit that goes with the default `max_payload` of 1 MiB.
+pub const EVENT_BYTES_MAX: usize = 1024 * 1024 - 16 * 1024;
+
+/// A running broker with full-rights access for the test itself.
+pub struct Broker {
+    /// The process; `kill9` and `restart` are for tests of outages.
+    pub server: Server,
+    /// Keys of the installation.
+    pub authority: Authority,
+    /// Full-rights connection.
+    pub link: Link,
+    /// Full-rights JetStream.
+    pub context: jetstream::Context,
+    /// Asset names.
+    pub names: Names,
+    /// Folder that goes with the test.
+    pub dir: TempDir,
+}
+
+/// Seconds since the epoch.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs()
+}
+
+impl Broker {
+    /// Starts one with default sizes.
+    pub async fn start() -> Self {
+        Self::start_with(Sizes::within(256 * 1024 * 1024)).await
+    }
+
+    /// Starts one whose streams have these sizes.
+    pub async fn start_with(sizes: Sizes) -> Self {
+        let dir = tempfile::Builder::new().prefix("agentbus-test-").tempdir().expect("temporary folder");
+        let authority = Authority::generate(NAMESPACE);
+        let server = start_server(dir.path(), &authority).await;
+        let (link, context) = connect(&server, &authority).await;
+        let names = Names::new(NAMESPACE);
+        plan::apply(&context, &names, &sizes).await.expect("topology applies");
+        Self { server, authority, link, context, names, dir }
+    }
+
+    /// `nats://…`
+    pub fn url(&self) -> String {
+        self.server.url()
+    }
+
+    /// A group with its consumers made.
+    pub async fn group(&self, name: &str, patterns: &[&str]) -> GroupGrant {
+        self.group_with(group(name, patterns)).await
+    }
+
+    /// Makes the consumers of this group.
+    pub async fn group_with(&self, group: GroupGrant) -> GroupGrant {
+        consumers::ensure(&self.context, &self.names, &group).await.expect("consumers are made");
+        group
+    }
+
+    /// A grant for a sidecar with this public key.
+    pub fn grant(
+        &self,
+        agent: &str,
+        instance: &str,
+        public_key: &str,
+        groups: &[GroupGrant],
+        publish: &[&str],
+    ) -> Grant {
+        let names: Vec<String> = groups.iter().map(|group| group.name.clone()).collect();
+        let publish: Vec<String> = publish.iter().map(|pattern| (*pattern).to_owned()).collect();
+        let spec = UserSpec { agent, public_key, groups: &names, publish: &publish };
+        let (jwt, expires) = self.authority.sidecar(&spec, now()).expect("token is minted");
+        Grant {
+            agent: agent.to_owned(),
+            instance: instance.to_owned(),
+            namespace: NAMESPACE.to_owned(),
+            servers: vec![self.url()],
+            jwt,
+            expires,
+            groups: groups.to_vec(),
+            publish,
+            event_bytes_max: EVENT_BYTES_MAX,
+        }
+    }
+
+    /// Messages in a stream.
+    pub async fn count(&self, stream: &str) -> u64 {
+        let mut stream = self.context.get_stream(stream).await.expect("stream exists");
+        stream.info().await.expect("stream info").state.messages
+    }
+
+    /// One stored message.
+    pub async fn message(&self, stream: &str, seq: u64) -> jetstream::message::StreamMessage {
+        let stream = self.context.get_stream(stream).await.expect("stream exists");
+        stream.get_raw_message(seq).await.expect("message exists")
+    }
+
+    /// Kills the server without warning and starts it again on the same port and store.
+    pub async fn crash(&mut self) {
+        self.server.kill9().await.expect("killed");
+        self.server.restart().await.expect("restarted");
+    }
+}
+
+/// A group with a quick retry policy, so that tests are quick.
+pub fn group(name: &str, patterns: &[&str]) -> GroupGrant {
+    let policy = Policy { initial_ms: 200, max_ms: 1000, jitter: 0.0, ..Policy::default() };
+    GroupGrant {
+        name: name.to_owned(),
+        patterns: patterns.iter().map(|pattern| (*pattern).to_owned()).collect(),
+        types: vec![],
+        attributes: BTreeMap::new(),
+        ordered: false,
+        declared: true,
+        policy,
+    }
+}
+
+async fn start_server(dir: &Path, authority: &Authority) -> Server {
+    let binary = server::find_or_obtain(&server::Options::from_env(None), &|line: &str| eprintln!("{line}")).await;
+    let config = ConfigOptions {
+        store_dir: dir.join("store"),
+        operator: Some(OperatorMode {
+            operator_jwt: authority.operator_jwt(now()).expect("operator token"),
+            system_account: authority.system_account(),
+            accounts: authority.accounts(now()).expect("account tokens"),
+        }),
+        ..ConfigOptions::default()
+    };
+    Server::start(&binary.expect("a nats-server").path, dir, config, None).await.expect("nats-server starts")
+}
+
+async fn connect(server: &Server, authority: &Authority) -> (Link, jetstream::Context) {
+    let credentials = authority.control_plane(now()).expect("control-plane token");
+    let link = Link::connect(connect::Options {
+        servers: vec![server.url()],
+        name: "test".to_owned(),
+        inbox: "_INBOX.test".to_owned(),
+        identity: Identity::from_credentials(&credentials).expect("credentials"),
+    })
+    .await
+    .expect("the broker answers");
+    let mut context = jetstream::new(link.client.clone());
+    context.set_timeout(Duration::from_secs(10));
+    (link, context)
+}

@@ -1,0 +1,133 @@
+//! A real sidecar process, started over stdio as the supervisor does it.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use agentbus_nats::grant::{AgentLife, FromSidecar, GroupGrant, Start, ToSidecar};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::time::timeout;
+
+use crate::broker::Broker;
+use crate::wait::PATIENCE;
+
+/// Who the sidecar is for and what it may do.
+#[derive(Debug, Clone, Default)]
+pub struct Member<'a> {
+    /// Agent name.
+    pub agent: &'a str,
+    /// Instance; empty = the agent's name.
+    pub instance: &'a str,
+    /// Its groups.
+    pub groups: &'a [GroupGrant],
+    /// Where it may publish.
+    pub publish: &'a [&'a str],
+    /// Agent API address; empty = a free port.
+    pub listen: &'a str,
+    /// Token; empty = one derived from the agent's name.
+    pub token: &'a str,
+    /// OTLP endpoint.
+    pub otlp: Option<&'a str>,
+    /// Path of a unix socket.
+    pub unix: Option<&'a str>,
+}
+
+/// A running sidecar process. Killed when dropped.
+pub struct SidecarProcess {
+    /// The process.
+    pub child: Child,
+    /// Base URL of the agent API.
+    pub url: String,
+    /// Base URL of the admin listener.
+    pub admin: String,
+    /// The agent's token.
+    pub token: String,
+    stdin: Option<ChildStdin>,
+    _stdout: Lines<BufReader<ChildStdout>>,
+}
+
+impl SidecarProcess {
+    /// Starts one and waits until it is ready.
+    pub async fn start(broker: &Broker, member: Member<'_>) -> Self {
+        Self::try_start(broker, member)
+            .await
+            .unwrap_or_else(|(code, message)| panic!("sidecar failed: {code}: {message}"))
+    }
+
+    /// Starts one; the error is what it told its parent: code and message.
+    pub async fn try_start(broker: &Broker, member: Member<'_>) -> Result<Self, (String, String)> {
+        let mut command = Command::new(crate::binary::agentbus());
+        command.args(["sidecar", "--stdio"]);
+        if let Some(otlp) = member.otlp {
+            command.args(["--otlp", otlp]);
+        }
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().expect("sidecar starts");
+        let mut stdin = child.stdin.take().expect("piped");
+        let mut stdout = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let FromSidecar::Hello { public_key, .. } = line(&mut stdout).await else { panic!("no hello") };
+        let instance = if member.instance.is_empty() { member.agent } else { member.instance };
+        let token =
+            if member.token.is_empty() { format!("token-of-{}", member.agent) } else { member.token.to_owned() };
+        let start = Start {
+            grant: broker.grant(member.agent, instance, &public_key, member.groups, member.publish),
+            token: token.clone(),
+            listen: if member.listen.is_empty() { "127.0.0.1:0".to_owned() } else { member.listen.to_owned() },
+            admin: "127.0.0.1:0".to_owned(),
+            unix: member.unix.map(str::to_owned),
+            drain_ms: 5000,
+        };
+        say(&mut stdin, &ToSidecar::Start(Box::new(start))).await;
+        match line(&mut stdout).await {
+            FromSidecar::Ready { url, admin, .. } => {
+                Ok(Self { child, url, admin, token, stdin: Some(stdin), _stdout: stdout })
+            }
+            FromSidecar::Failed { code, message } => Err((code, message)),
+            FromSidecar::Hello { .. } => panic!("hello twice"),
+        }
+    }
+
+    /// `127.0.0.1:<port>` of the agent API, to be used by a replacement.
+    pub fn address(&self) -> String {
+        self.url.trim_start_matches("http://").to_owned()
+    }
+
+    /// Tells it that the agent process is gone.
+    pub async fn agent_exited(&mut self) {
+        let stdin = self.stdin.as_mut().expect("not draining");
+        say(stdin, &ToSidecar::Agent(AgentLife::Exited)).await;
+    }
+
+    /// Asks it to drain and waits for its end.
+    pub async fn drain(&mut self) -> std::process::ExitStatus {
+        let mut stdin = self.stdin.take().expect("not draining");
+        say(&mut stdin, &ToSidecar::Drain {}).await;
+        timeout(PATIENCE, self.child.wait()).await.expect("ends in time").expect("ends")
+    }
+
+    /// kill -9.
+    pub async fn kill(&mut self) {
+        self.child.start_kill().expect("killed");
+        self.child.wait().await.expect("reaped");
+    }
+
+    /// Resident memory in bytes (Linux).
+    pub fn resident_bytes(&self) -> u64 {
+        let pid = self.child.id().expect("running");
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("proc");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1024
+    }
+}
+
+async fn line(stdout: &mut Lines<BufReader<ChildStdout>>) -> FromSidecar {
+    let line = timeout(Duration::from_secs(30), stdout.next_line()).await.expect("answers in time");
+    let line = line.expect("stdout reads").expect("a line before the end");
+    serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}"))
+}
+
+async fn say(stdin: &mut ChildStdin, line: &ToSidecar) {
+    let text = serde_json::to_string(line).expect("serializes") + "\n";
+    stdin.write_all(text.as_bytes()).await.expect("written");
+    stdin.flush().await.expect("flushed");
+}
