@@ -101,7 +101,7 @@ fn all_mistakes_are_reported_together_with_their_places() {
 fn unknown_keys_say_what_is_allowed_and_what_was_meant() {
     check(
         "runner: process, command: [x], publsh: [a]",
-        "3:37: unknown key `publsh` in agents.a; did you mean `publish`?",
+        "3:38: unknown key `publsh` in agents.a; did you mean `publish`?",
     );
     check(
         "runner: process, command: [x], colour: red",
@@ -172,7 +172,7 @@ fn addresses_and_groups_are_checked() {
         ("publish: ['@reviewer']", "`@reviewer`: agent addresses arrive in a later version"),
         ("subscribe: ['#all']", "`#all`: channel addresses arrive in a later version"),
         ("subscribe: ['#all', a.b]", "arrive in a later version"),
-        ("subscribe: [a..b]", "3:49: agents.a.subscribe[0]: pattern `a..b`"),
+        ("subscribe: [a..b]", "3:50: agents.a.subscribe[0]: pattern `a..b`"),
         ("subscribe: notes", "agents.a.subscribe must be a list"),
         ("subscribe: [a.*, '*.b']", "overlaps"),
         ("subscribe: [{group: g}]", "agents.a.subscribe[0] has no `patterns`"),

@@ -1,0 +1,137 @@
+//! Makes grants: what a sidecar may do, signed. The one place where a token is minted for an agent.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use agentbus_nats::grant::{Grant, GroupGrant};
+use agentbus_nats::identity::{Authority, UserSpec};
+use agentbus_proto::{Code, Fault, name};
+
+use crate::groups::{self, Groups};
+
+/// Length of a public key of a user: `U` and 55 characters of base 32.
+const PUBLIC_KEY_BYTES: usize = 56;
+
+/// What every grant of a namespace has in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Common {
+    /// Namespace.
+    pub namespace: String,
+    /// Broker addresses as sidecars reach them.
+    pub servers: Vec<String>,
+    /// Largest encoded event, in bytes.
+    pub event_bytes_max: usize,
+}
+
+/// The issuer, with the groups of all agents.
+pub struct Grants {
+    authority: Arc<Authority>,
+    common: Common,
+    groups: Mutex<Groups>,
+}
+
+impl Grants {
+    /// Issues in the name of `authority`.
+    pub fn new(authority: Arc<Authority>, common: Common, groups: Groups) -> Self {
+        Self { authority, common, groups: Mutex::new(groups) }
+    }
+
+    /// The groups, for a short look or change: never held across an await.
+    pub fn groups(&self) -> MutexGuard<'_, Groups> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every group once, with this one added or replaced: what must exist on the broker.
+    pub fn all_groups(&self) -> Vec<GroupGrant> {
+        self.groups().all()
+    }
+
+    /// A grant for an instance's public key. Refuses strangers (`SCOPE_DENIED`) and bad keys (`INVALID_ADDRESS`).
+    pub fn issue(&self, agent: &str, instance: &str, public_key: &str) -> Result<Grant, Fault> {
+        check_instance(agent, instance)?;
+        check_key(public_key)?;
+        let (groups, publish) = {
+            let known = self.groups();
+            if !known.knows(agent) {
+                return Err(groups::unknown(agent));
+            }
+            (known.of(agent), known.publish(agent).to_vec())
+        };
+        let names: Vec<String> = groups.iter().map(|group| group.name.clone()).collect();
+        let spec = UserSpec { agent, public_key, groups: &names, publish: &publish };
+        let signed = self.authority.sidecar(&spec, now());
+        let (jwt, expires) = signed
+            .map_err(|error| Fault::new(Code::BadConfig, format!("cannot sign a token for `{agent}`: {error}")))?;
+        Ok(Grant {
+            agent: agent.to_owned(),
+            instance: instance.to_owned(),
+            namespace: self.common.namespace.clone(),
+            servers: self.common.servers.clone(),
+            jwt,
+            expires,
+            groups,
+            publish,
+            event_bytes_max: self.common.event_bytes_max,
+        })
+    }
+}
+
+fn check_instance(agent: &str, instance: &str) -> Result<(), Fault> {
+    name::lower_name("instance", instance)?;
+    let own = instance.strip_prefix(agent).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+    if own { Ok(()) } else { Err(Fault::new(Code::ScopeDenied, format!("`{instance}` is no instance of `{agent}`"))) }
+}
+
+fn check_key(public_key: &str) -> Result<(), Fault> {
+    let base32 = |byte: u8| byte.is_ascii_uppercase() || (b'2'..=b'7').contains(&byte);
+    if public_key.len() == PUBLIC_KEY_BYTES && public_key.starts_with('U') && public_key.bytes().all(base32) {
+        return Ok(());
+    }
+    Err(Fault::new(Code::InvalidAddress, "`public_key` is no public key of a user (U…, 56 characters)"))
+}
+
+/// Seconds since the Unix epoch.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::Project;
+
+    fn key() -> String {
+        format!("U{}", "A".repeat(55))
+    }
+
+    fn grants() -> Grants {
+        let text = "version: 1\nagents:\n  check: {runner: process, command: [c], subscribe: [file.found], publish: [file.checked], replicas: 2}\n";
+        let groups = Groups::declared(&Project::parse(text, "t").unwrap(), false);
+        let common = Common { namespace: "default".into(), servers: vec!["nats://b:1".into()], event_bytes_max: 1000 };
+        Grants::new(Arc::new(Authority::generate("default")), common, groups)
+    }
+
+    #[test]
+    fn a_grant_says_what_the_project_declares() {
+        let grant = grants().issue("check", "check-2", &key()).unwrap();
+        assert_eq!((grant.agent.as_str(), grant.instance.as_str()), ("check", "check-2"));
+        assert_eq!(grant.publish, ["file.checked"]);
+        assert_eq!(grant.groups[0].name, "check");
+        assert!(grant.expires > now() + 3600 && grant.jwt.split('.').count() == 3);
+        assert_eq!((grant.servers[0].as_str(), grant.event_bytes_max), ("nats://b:1", 1000));
+    }
+
+    #[test]
+    fn strangers_and_bad_keys_get_none() {
+        let grants = grants();
+        let check = |agent: &str, instance: &str, key: &str, code: Code| {
+            assert_eq!(grants.issue(agent, instance, key).unwrap_err().code, code, "{agent} {instance} {key}");
+        };
+        check("stranger", "stranger", &key(), Code::ScopeDenied);
+        check("check", "checker", &key(), Code::ScopeDenied);
+        check("check", "check 1", &key(), Code::InvalidAddress);
+        check("check", "check-1", "UX", Code::InvalidAddress);
+        check("check", "check-1", &key().to_lowercase(), Code::InvalidAddress);
+        check("me", "me", &key(), Code::ScopeDenied);
+    }
+}
