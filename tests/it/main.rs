@@ -1,3 +1,4 @@
 //! All behaviours in one binary: one link step, and tests that share the machine, not a server.
 
+mod dependencies;
 mod skeleton;
