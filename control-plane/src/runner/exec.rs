@@ -1,0 +1,452 @@
+//! The `exec` runner: a command once per event. Data on stdin, exit code = ack, nack or reject, stdout = events.
+//!
+//! One loop owns everything: frames from the sidecar, commands that end, time, and the order to stop. When the sidecar is
+//! replaced, commands go on; their verdicts are kept and sent again on the next stream until they are answered, for a
+//! delivery id outlives the sidecar that gave it. What nobody takes any more is logged and dropped: the event comes again.
+//!
+//! Stopping: no more deliveries, then the running commands get their grace, then they are killed and their events nacked.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, SystemTime};
+
+use agentbus_proto::event::v1::{Event, address::Kind};
+use agentbus_proto::sidecar::v1::{Delivery, SettleResponse, SubscribeRequest, subscribe_response::Frame};
+use agentbus_proto::{Address, Fault, timestamp};
+use tokio::sync::mpsc;
+use tokio::task::{Id, JoinError, JoinHandle, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use super::client::{self, Client, Inbound};
+use super::command::Command;
+use super::jobs::{Held, Jobs, Key};
+use super::output::{self, Origin};
+use super::verdict::{self, Verdict};
+use super::{frames, publish};
+
+/// How often deadlines are looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// A verdict or extension without an answer is sent again after this long.
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
+/// After the commands were killed, how long their ends and the sidecar's answers may take.
+const LAST_WAIT: Duration = Duration::from_secs(4);
+/// Longest pause before a verdict that could not be taken is sent again.
+const AGAIN_MAX: Duration = Duration::from_secs(5);
+/// Frames from the sidecar that wait for the loop.
+const INBOUND_MAX: usize = 64;
+
+/// How the runner runs.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// The command: program and arguments as a JSON array.
+    #[arg(long, value_name = "JSON")]
+    pub command_json: Argv,
+    /// What stdout is: `none` = a log, `events` = one event per line.
+    #[arg(long, value_enum, default_value = "none")]
+    pub output: Output,
+    /// A command that runs longer is killed, in milliseconds.
+    #[arg(long, default_value = "60000", value_parser = clap::value_parser!(u64).range(1..))]
+    pub timeout_ms: u64,
+    /// Commands at once.
+    #[arg(long, default_value = "1", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub concurrency: u32,
+    /// Time for running commands to finish when the runner is stopped, in milliseconds.
+    #[arg(long, default_value = "10000")]
+    pub grace_ms: u64,
+    /// Base URL of the sidecar.
+    #[arg(long, env = "AGENTBUS_URL", hide = true)]
+    pub url: String,
+    /// Token of the sidecar.
+    #[arg(long, env = "AGENTBUS_TOKEN", hide = true, hide_env_values = true)]
+    pub token: String,
+    /// Put before the command: `agentbus_runtime::launch::prefix()`, so that a killed runner leaves no orphans. Empty:
+    /// none.
+    #[arg(skip)]
+    pub launcher: Vec<OsString>,
+}
+
+/// What a command's stdout is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    /// A log.
+    #[default]
+    None,
+    /// One event per line, in the JSON form of `POST /v1/publish`.
+    Events,
+}
+
+/// Program and arguments, written as a JSON array of text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Argv(pub Vec<String>);
+
+impl FromStr for Argv {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let argv: Vec<String> =
+            serde_json::from_str(text).map_err(|error| format!("not a JSON array of text: {error}"))?;
+        match argv.first().map(String::as_str) {
+            None | Some("") => Err("no program".to_owned()),
+            Some(_) => Ok(Self(argv)),
+        }
+    }
+}
+
+/// Serves the agent's declared subscriptions until `shutdown` is cancelled and what runs has ended. Fails only when
+/// the sidecar refuses for good, for example the token.
+pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let client = client::client(&options.url, &options.token)?;
+    let (inbound_tx, inbound) = mpsc::channel(INBOUND_MAX);
+    let room = Arc::new(AtomicU32::new(options.concurrency));
+    let subscribing = tokio::spawn(client::subscribe(client.clone(), room.clone(), inbound_tx));
+    let runner = Runner {
+        work: Arc::new(Work::new(&options, client)),
+        concurrency: options.concurrency,
+        grace: Duration::from_millis(options.grace_ms),
+        room,
+        stream: 1,
+        outbound: None,
+        credit: 0,
+        jobs: Jobs::default(),
+        tasks: JoinSet::new(),
+        unanswered: HashMap::new(),
+        phase: Phase::Working,
+    };
+    runner.run(inbound, subscribing, shutdown).await
+}
+
+/// What every command needs to know.
+struct Work {
+    client: Client,
+    command: Command,
+    events: bool,
+}
+
+impl Work {
+    fn new(options: &Options, client: Client) -> Self {
+        let env =
+            std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
+        let events = options.output == Output::Events;
+        let command = Command {
+            argv: options.command_json.0.iter().map(OsString::from).collect(),
+            launcher: options.launcher.clone(),
+            env: env.collect(),
+            output: events,
+            timeout: Duration::from_millis(options.timeout_ms),
+        };
+        Self { client, command, events }
+    }
+
+    /// One event from the command's start to its verdict.
+    async fn on(self: Arc<Self>, delivery: Delivery, stop: CancellationToken) -> Verdict {
+        let origin = Origin::of(&delivery);
+        let Some(event) = &delivery.event else { return verdict::reject("the delivery holds no event".to_owned()) };
+        let mut command = self.command.clone();
+        command.env.extend(variables(&delivery, event));
+        let ended = command.run(event.data.clone(), &stop).await;
+        tracing::debug!(event = %event.id, ending = ?ended.ending, "command ended");
+        let verdict = verdict::of_ending(&ended.ending, &ended.said);
+        if verdict != Verdict::Ack || !self.events {
+            return verdict;
+        }
+        match output::read(&ended.stdout, &origin, SystemTime::now()) {
+            Ok(requests) => {
+                publish::all(&self.client, &requests, &delivery.traceparent, publish::PATIENCE, &stop).await
+            }
+            Err(why) => verdict::reject(why),
+        }
+    }
+}
+
+/// What a command learns about its event beside the data.
+fn variables(delivery: &Delivery, event: &Event) -> Vec<(String, String)> {
+    let to = event.to.as_ref();
+    let topic = match to.and_then(|to| to.kind.as_ref()) {
+        Some(Kind::Topic(topic)) if event.r#type.is_empty() => topic,
+        _ => &event.r#type,
+    };
+    let chain = if event.correlation_id.is_empty() { &event.id } else { &event.correlation_id };
+    let to = to.and_then(|to| Address::try_from(to).ok()).map(|to| to.to_string()).unwrap_or_default();
+    let all = [
+        ("AGENTBUS_EVENT_ID", event.id.clone()),
+        ("AGENTBUS_EVENT_TYPE", topic.clone()),
+        ("AGENTBUS_EVENT_TO", to),
+        ("AGENTBUS_ATTEMPT", delivery.attempt.to_string()),
+        ("AGENTBUS_CORRELATION_ID", chain.clone()),
+        ("TRACEPARENT", delivery.traceparent.clone()),
+        ("TRACESTATE", delivery.tracestate.clone()),
+    ];
+    // A zero byte would keep the command from starting; no valid event has one.
+    all.into_iter()
+        .filter(|(_, value)| !value.is_empty() && !value.contains('\0'))
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect()
+}
+
+/// A verdict the sidecar has not confirmed.
+struct Unanswered {
+    verdict: Verdict,
+    /// Answers to extensions that come before the one to the verdict.
+    extends: u32,
+    again: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Working,
+    /// Running commands may finish until then.
+    Finishing(Instant),
+    /// They were killed; their events may be settled until then.
+    Leaving(Instant),
+}
+
+struct Runner {
+    work: Arc<Work>,
+    concurrency: u32,
+    grace: Duration,
+    /// Deliveries the sidecar may hand out on a stream that is opened now.
+    room: Arc<AtomicU32>,
+    /// Number of the open stream, or of the next one.
+    stream: u64,
+    outbound: Option<mpsc::Sender<SubscribeRequest>>,
+    /// As last told on the open stream.
+    credit: u32,
+    jobs: Jobs,
+    tasks: JoinSet<Verdict>,
+    unanswered: HashMap<String, Unanswered>,
+    phase: Phase,
+}
+
+impl Runner {
+    async fn run(
+        mut self,
+        mut inbound: mpsc::Receiver<Inbound>,
+        mut subscribing: JoinHandle<Option<Fault>>,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        while !self.is_done() {
+            // Every branch is cancel-safe: queues, joins and timers keep what has not been taken.
+            tokio::select! {
+                () = shutdown.cancelled(), if self.phase == Phase::Working => self.stop_taking(),
+                Some(event) = inbound.recv() => self.on(event),
+                Some(ended) = self.tasks.join_next_with_id() => self.ended(ended),
+                _ = ticks.tick() => self.on_time(Instant::now()),
+                refused = &mut subscribing => {
+                    let fault = refused.ok().flatten();
+                    let why = fault.map_or_else(|| "it ended".to_owned(), |fault| fault.to_string());
+                    anyhow::bail!("the sidecar refuses the subscription: {why}");
+                }
+            }
+            self.tell_credit();
+        }
+        subscribing.abort();
+        Ok(())
+    }
+
+    fn on(&mut self, event: Inbound) {
+        match event {
+            Inbound::Up { outbound, credit } => self.up(outbound, credit),
+            Inbound::Down => {
+                tracing::info!(running = self.jobs.len(), "sidecar gone; commands go on");
+                self.outbound = None;
+                self.stream += 1;
+            }
+            Inbound::Frame(Frame::Delivery(delivery)) => self.take(delivery),
+            Inbound::Frame(Frame::Settled(answer)) => self.settled(answer),
+            Inbound::Frame(Frame::Lost(lost)) => {
+                let why = lost.why.map(|why| why.message).unwrap_or_default();
+                tracing::warn!(delivery = %lost.delivery_id, why, "delivery taken back; its command is stopped");
+                self.jobs.lose(&lost.delivery_id);
+            }
+            Inbound::Frame(Frame::Draining(_)) => tracing::debug!("sidecar is draining"),
+        }
+    }
+
+    /// A new stream: what was not answered is said again, and what still runs asks for time at once, so that the new
+    /// sidecar keeps it from being handed to others.
+    fn up(&mut self, outbound: mpsc::Sender<SubscribeRequest>, credit: u32) {
+        (self.outbound, self.credit) = (Some(outbound), credit);
+        let now = Instant::now();
+        for held in self.jobs.held() {
+            (held.extends, held.extend_at) = (0, Some(now));
+        }
+        for unanswered in self.unanswered.values_mut() {
+            (unanswered.extends, unanswered.again) = (0, now);
+        }
+        self.on_time(now);
+    }
+
+    fn take(&mut self, delivery: Delivery) {
+        if self.phase != Phase::Working {
+            // It came after we said stop; unsettled, it goes back when this process ends.
+            return;
+        }
+        let (key, now) = (Key::of(&delivery), SystemTime::now());
+        let held = Held::new(&delivery, self.stream, now);
+        if let Some(held) = self.jobs.join(&key, held) {
+            let stop = CancellationToken::new();
+            let task = self.tasks.spawn(self.work.clone().on(delivery, stop.clone())).id();
+            self.jobs.start(key, task, stop, held);
+        }
+    }
+
+    fn ended(&mut self, ended: Result<(Id, Verdict), JoinError>) {
+        let (task, verdict) = match ended {
+            Ok(ended) => ended,
+            Err(error) => (error.id(), verdict::nack(format!("the runner failed: {error}"))),
+        };
+        let Some(job) = self.jobs.finish(task) else { return };
+        for held in job.held {
+            let again = Instant::now() + ANSWER_WAIT;
+            self.send(frames::settle(&held.id, &verdict));
+            let unanswered = Unanswered { verdict: verdict.clone(), extends: held.extends, again };
+            self.unanswered.insert(held.id, unanswered);
+        }
+    }
+
+    fn settled(&mut self, answer: SettleResponse) {
+        let fault = answer.failure.map(Fault::from);
+        if let Some(held) = self.jobs.held().find(|held| held.id == answer.delivery_id) {
+            return extended(held, answer.deadline.as_ref().and_then(timestamp::to_system), fault);
+        }
+        let Some(unanswered) = self.unanswered.get_mut(&answer.delivery_id) else { return };
+        if unanswered.extends > 0 && (answer.deadline.is_some() || fault.is_some()) {
+            unanswered.extends -= 1;
+            return;
+        }
+        match fault {
+            Some(fault) if fault.code.retryable() => {
+                unanswered.again = Instant::now() + fault.retry_after.unwrap_or(Duration::from_secs(1)).min(AGAIN_MAX);
+            }
+            Some(fault) => {
+                let verdict = &unanswered.verdict;
+                tracing::warn!(delivery = %answer.delivery_id, ?verdict, %fault, "verdict not taken; the event comes again");
+                self.unanswered.remove(&answer.delivery_id);
+            }
+            None => drop(self.unanswered.remove(&answer.delivery_id)),
+        }
+    }
+
+    fn on_time(&mut self, now: Instant) {
+        match self.phase {
+            Phase::Finishing(until) if now >= until => {
+                tracing::warn!(running = self.jobs.len(), "grace is over; commands are killed");
+                self.jobs.stop_all();
+                self.phase = Phase::Leaving(now + LAST_WAIT);
+            }
+            _ => {}
+        }
+        let Some(outbound) = &self.outbound else { return };
+        // A full queue is met again after the wait: repeating a frame is safe.
+        for held in self.jobs.held().filter(|held| held.extend_at.is_some_and(|at| at <= now)) {
+            let sent = outbound.try_send(frames::extend(&held.id)).is_ok();
+            held.extends += u32::from(sent);
+            held.extend_at = Some(now + if sent { ANSWER_WAIT } else { TICK });
+        }
+        for (id, unanswered) in self.unanswered.iter_mut().filter(|(_, unanswered)| unanswered.again <= now) {
+            let _ = outbound.try_send(frames::settle(id, &unanswered.verdict));
+            unanswered.again = now + ANSWER_WAIT;
+        }
+    }
+
+    fn stop_taking(&mut self) {
+        self.phase = Phase::Finishing(Instant::now() + self.grace);
+        tracing::info!(running = self.jobs.len(), "stopping");
+    }
+
+    /// Commands of former streams hold no credit of this one, but they do hold a place.
+    fn tell_credit(&mut self) {
+        let foreign = u32::try_from(self.jobs.foreign(self.stream)).unwrap_or(u32::MAX);
+        let room = if self.phase == Phase::Working { self.concurrency.saturating_sub(foreign) } else { 0 };
+        self.room.store(room, Ordering::Relaxed);
+        if self.outbound.is_some() && self.credit != room && self.send(frames::credit(room)) {
+            self.credit = room;
+        }
+    }
+
+    fn send(&self, frame: SubscribeRequest) -> bool {
+        self.outbound.as_ref().is_some_and(|outbound| outbound.try_send(frame).is_ok())
+    }
+
+    fn is_done(&self) -> bool {
+        let nothing_left = self.jobs.is_empty() && self.unanswered.is_empty();
+        match self.phase {
+            Phase::Working => false,
+            Phase::Finishing(_) => nothing_left,
+            Phase::Leaving(until) => nothing_left || Instant::now() >= until,
+        }
+    }
+}
+
+fn extended(held: &mut Held, deadline: Option<SystemTime>, fault: Option<Fault>) {
+    held.extends = held.extends.saturating_sub(1);
+    match fault {
+        None => held.until(deadline, SystemTime::now()),
+        Some(fault) if fault.code.retryable() => held.extend_at = Some(Instant::now() + Duration::from_secs(1)),
+        Some(fault) => {
+            tracing::warn!(delivery = %held.id, %fault, "no more time; the command goes on, its event may come again");
+            held.extend_at = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn parse(more: &[&str]) -> Result<Options, clap::Error> {
+        let line = ["x", "--url", "http://127.0.0.1:1", "--token", "t"].iter().chain(more);
+        Line::try_parse_from(line).map(|line| line.options)
+    }
+
+    #[test]
+    fn options_have_sound_defaults() {
+        let options = parse(&["--command-json", r#"["sh","-c","true"]"#]).unwrap();
+        assert_eq!(options.command_json.0, ["sh", "-c", "true"]);
+        assert_eq!((options.output, options.concurrency, options.timeout_ms), (Output::None, 1, 60_000));
+        let options = parse(&["--command-json", r#"["a"]"#, "--output", "events", "--concurrency", "4"]).unwrap();
+        assert_eq!((options.output, options.concurrency), (Output::Events, 4));
+    }
+
+    #[test]
+    fn bad_options_are_refused() {
+        for bad in ["[]", "sh", r#"[""]"#, r#"[1]"#] {
+            assert!(parse(&["--command-json", bad]).is_err(), "{bad}");
+        }
+        assert!(parse(&["--command-json", r#"["a"]"#, "--concurrency", "0"]).is_err());
+        assert!(parse(&["--command-json", r#"["a"]"#, "--timeout-ms", "0"]).is_err());
+    }
+
+    #[test]
+    fn a_command_learns_about_its_event() {
+        let to = Some(Address::Topic("notes.created".into()).into());
+        let event = Event { id: "e-1".into(), to, ..Event::default() };
+        let delivery = Delivery { attempt: 2, traceparent: "00-a-b-01".into(), ..Delivery::default() };
+        let all: HashMap<String, String> = variables(&delivery, &event).into_iter().collect();
+        for (key, wanted) in [
+            ("AGENTBUS_EVENT_ID", "e-1"),
+            ("AGENTBUS_EVENT_TYPE", "notes.created"),
+            ("AGENTBUS_EVENT_TO", "notes.created"),
+            ("AGENTBUS_ATTEMPT", "2"),
+            ("AGENTBUS_CORRELATION_ID", "e-1"),
+            ("TRACEPARENT", "00-a-b-01"),
+        ] {
+            assert_eq!(all.get(key).map(String::as_str), Some(wanted), "{key}");
+        }
+        assert_eq!(all.get("TRACESTATE"), None);
+    }
+}
