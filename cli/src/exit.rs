@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use agentbus_nats::server::{find, process::StartError};
 use agentbus_proto::{Code, Fault, duration};
+use agentbus_runtime::state;
 use clap::error::ErrorKind;
 
 use crate::output;
@@ -110,12 +111,24 @@ fn known(error: &anyhow::Error) -> Option<Fault> {
         if let Some(start) = cause.downcast_ref::<StartError>() {
             return Some(of_start(start));
         }
+        if let Some(state) = cause.downcast_ref::<state::Error>() {
+            return Some(of_state(state));
+        }
         if cause.is::<find::Error>() {
             return Some(Code::BadConfig);
         }
         cause.downcast_ref::<io::Error>().and_then(of_io)
     })?;
     Some(Fault::new(code, String::new()))
+}
+
+fn of_state(error: &state::Error) -> Code {
+    match error {
+        state::Error::Folder { source, .. } | state::Error::Write { source, .. } => {
+            of_io(source).unwrap_or(Code::BadConfig)
+        }
+        _ => Code::BadConfig,
+    }
 }
 
 fn of_start(error: &StartError) -> Code {

@@ -5,6 +5,7 @@
 //! Nothing here decides about events: that is done by the sidecar and the control plane, which are libraries of this program too.
 
 pub mod broker;
+pub mod cli;
 pub mod client;
 pub mod commands;
 pub mod control;

@@ -5,9 +5,9 @@ use std::ffi::OsString;
 /// What to become.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Program and arguments.
+    /// Program and arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    pub argv: Vec<OsString>,
+    argv: Vec<OsString>,
 }
 
 /// Becomes the program, or ends with 125 to 127 as shells do.

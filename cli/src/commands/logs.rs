@@ -19,6 +19,9 @@ use crate::output::{self, Paint};
 /// How often `-f` looks again: quick for a reader, nothing for the machine.
 const TICK: Duration = Duration::from_millis(200);
 
+/// End of the names of sidecars' logs.
+const SIDECAR: &str = ".sidecar";
+
 /// Show what agents print
 ///
 ///   agentbus logs
@@ -31,9 +34,23 @@ pub struct Args {
     /// Go on with what comes
     #[arg(short, long)]
     pub follow: bool,
+    /// Their sidecars, too
+    #[arg(long)]
+    pub sidecars: bool,
     /// Lines from the past
     #[arg(short = 'n', long, default_value_t = 100, value_name = "N")]
     pub lines: usize,
+}
+
+impl Args {
+    fn wants(&self, source: &str) -> bool {
+        let sidecar = source.ends_with(SIDECAR);
+        match &self.agent {
+            Some(agent) if agent == source => true,
+            Some(agent) => belongs(source, agent) && (self.sidecars || !sidecar),
+            None => self.sidecars || !sidecar,
+        }
+    }
 }
 
 /// One line of one file.
@@ -49,7 +66,7 @@ struct Line {
 pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let folder = instance::state_dir(global)?.join("logs");
     let mut files = Files::default();
-    files.look(&folder, args.agent.as_deref());
+    files.look(&folder, &|source| args.wants(source));
     if files.files.is_empty() && !args.follow {
         return Err(nothing(&folder, args.agent.as_deref()));
     }
@@ -69,7 +86,7 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     }
     while args.follow {
         tokio::time::sleep(TICK).await;
-        files.look(&folder, args.agent.as_deref());
+        files.look(&folder, &|source| args.wants(source));
         printer.widen(files.files.keys());
         let mut lines = files.read(false);
         lines.sort();
@@ -103,12 +120,10 @@ struct Reading {
 
 impl Files {
     /// Finds files that are new since the last look.
-    fn look(&mut self, folder: &Path, agent: Option<&str>) {
+    fn look(&mut self, folder: &Path, wanted: &dyn Fn(&str) -> bool) {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if let Some(source) =
-                name.strip_suffix(".log").filter(|source| agent.is_none_or(|agent| belongs(source, agent)))
-            {
+            if let Some(source) = name.strip_suffix(".log").filter(|source| wanted(source)) {
                 self.files.entry(source.to_owned()).or_insert_with(|| Reading {
                     path: entry.path(),
                     offset: 0,
@@ -245,7 +260,7 @@ mod tests {
         };
         let mut files = Files::default();
         let mut texts = |old| {
-            files.look(folder.path(), None);
+            files.look(folder.path(), &|_| true);
             files.read(old).into_iter().map(|line| line.text).collect::<Vec<_>>()
         };
         append("t stdout one\nt stdout tw");

@@ -1,7 +1,10 @@
-//! One file per command.
+//! One file per command; this one is the list of them.
+
 pub mod agents;
+pub mod control_plane;
 pub mod decode;
 pub mod dlq;
+pub mod doctor;
 pub mod down;
 pub mod env;
 pub mod init;
@@ -9,7 +12,76 @@ pub mod launch;
 pub mod logs;
 pub mod publish;
 pub mod receive;
+pub mod run_exec;
+pub mod sidecar;
 pub mod status;
 pub mod streams;
 pub mod subscribe;
 pub mod tail;
+pub mod up;
+
+use crate::instance::Global;
+
+/// Every command, in the order in which help shows them; each explains itself on its `Args`.
+#[allow(missing_docs)]
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    Init(init::Args),
+    Up(up::Args),
+    Down(down::Args),
+    Status(status::Args),
+    Doctor(doctor::Args),
+    Logs(logs::Args),
+    Env(env::Args),
+    Publish(publish::Args),
+    Subscribe(subscribe::Args),
+    Receive(receive::Args),
+    Tail(tail::Args),
+    Decode(decode::Args),
+    Dlq(dlq::Args),
+    Agents(agents::Args),
+    Streams(streams::Args),
+    Sidecar(sidecar::Args),
+    ControlPlane(control_plane::Args),
+    #[command(hide = true)]
+    Launch(launch::Args),
+    #[command(hide = true)]
+    RunExec(run_exec::Args),
+}
+
+/// Runs a command on a runtime of one thread: a command line waits more than it computes, and a sidecar shall be small.
+pub fn run(global: &Global, command: Command) -> anyhow::Result<()> {
+    // First thing, before threads exist; it becomes another program.
+    if let Command::Launch(args) = command {
+        launch::run(args);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(dispatch(global, command));
+    // Not waiting for a blocked read of stdin.
+    runtime.shutdown_background();
+    result
+}
+
+async fn dispatch(global: &Global, command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Init(args) => init::run(global, &args),
+        Command::Up(args) => Box::pin(up::run(global, args)).await,
+        Command::Down(args) => down::run(global, &args).await,
+        Command::Status(args) => status::run(global, &args).await,
+        Command::Doctor(args) => Box::pin(doctor::run(global, &args)).await,
+        Command::Logs(args) => logs::run(global, &args).await,
+        Command::Env(args) => env::run(global, &args),
+        Command::Publish(args) => Box::pin(publish::run(global, &args)).await,
+        Command::Subscribe(args) => Box::pin(subscribe::run(global, &args)).await,
+        Command::Receive(args) => Box::pin(receive::run(global, &args)).await,
+        Command::Tail(args) => Box::pin(tail::run(global, &args)).await,
+        Command::Decode(args) => decode::run(global, &args),
+        Command::Dlq(args) => Box::pin(dlq::run(global, &args)).await,
+        Command::Agents(args) => agents::run(global, &args).await,
+        Command::Streams(args) => Box::pin(streams::run(global, &args)).await,
+        Command::Sidecar(args) => Box::pin(sidecar::run(args)).await,
+        Command::ControlPlane(args) => Box::pin(control_plane::run(global, args)).await,
+        Command::RunExec(args) => Box::pin(run_exec::run(args)).await,
+        Command::Launch(args) => launch::run(args),
+    }
+}

@@ -1,0 +1,145 @@
+//! Checks of the running bus: control plane, broker, streams, groups, agents.
+
+use agentbus_control_plane::api::Streams;
+use agentbus_control_plane::status::{InstanceState, SystemStatus};
+
+use super::Finding;
+use crate::broker::Access;
+use crate::control::Api;
+use crate::instance::{Global, Instance};
+use crate::size;
+
+pub(super) async fn check(global: &Global) -> Vec<Finding> {
+    let instance = match global.instance() {
+        Ok(instance) => instance,
+        Err(error) => return vec![Finding::ok("bus", format!("not checked: {error}"))],
+    };
+    let api = instance.control();
+    let mut findings = vec![];
+    match api.get::<SystemStatus>("/v1/status").await {
+        Ok(status) => {
+            findings.push(Finding::ok("control plane", instance.control.url.clone()));
+            findings.push(connected(&status));
+            findings.extend(full(&status));
+            findings.push(agents(&status));
+            findings.extend(unheard(&status));
+        }
+        Err(fault) => findings.push(Finding::fail(
+            "control plane",
+            fault.message,
+            "`agentbus down --kill`, then `agentbus up -d`",
+        )),
+    }
+    findings.push(streams(&api).await);
+    findings.extend(limits(&instance).await);
+    findings.push(Finding::warn(
+        "durability",
+        "nats-server syncs to disk every 2 minutes (its default): a killed process loses nothing, a power cut may lose the last events",
+        "for stronger promises run your own cluster with 3 replicas, or `sync_interval: always` (some thirty times slower)",
+    ));
+    findings
+}
+
+fn connected(status: &SystemStatus) -> Finding {
+    let broker = &status.broker;
+    let found = format!("{} (nats-server {})", broker.url, broker.version);
+    match &broker.problem {
+        None => Finding::ok("broker", found),
+        Some(problem) => Finding::fail(
+            "broker",
+            format!("{found}: {problem}"),
+            "`up` restarts it by itself; see its log with `agentbus logs` or up.log",
+        ),
+    }
+}
+
+/// Streams that refuse soon.
+fn full(status: &SystemStatus) -> Option<Finding> {
+    let crowded = status.streams.iter().filter(|stream| {
+        let most = u64::try_from(stream.max_bytes).unwrap_or(u64::MAX);
+        stream.bytes > most / 10 * 8
+    });
+    let list: Vec<String> =
+        crowded.map(|stream| format!("{} holds {}", stream.name, size::human(stream.bytes))).collect();
+    let advice = "publishers get STREAM_FULL at 100 %: redrive or give more space (another disk with --dir)";
+    (!list.is_empty()).then(|| Finding::warn("space", list.join(", "), advice))
+}
+
+fn agents(status: &SystemStatus) -> Finding {
+    let bad = |state: InstanceState| {
+        matches!(state, InstanceState::Backoff | InstanceState::Crashlooping | InstanceState::Exited)
+    };
+    let list: Vec<String> = status
+        .agents
+        .iter()
+        .filter(|agent| bad(agent.state))
+        .map(|agent| {
+            let exit = agent.last_exit.as_deref().unwrap_or("no exit seen");
+            format!("{} {} ({exit})", agent.instance, agent.state.as_str())
+        })
+        .collect();
+    if list.is_empty() {
+        return Finding::ok("agents", format!("{} running", status.agents.len()));
+    }
+    Finding::fail("agents", list.join(", "), "`agentbus logs AGENT` shows what they said")
+}
+
+/// Groups with work and nobody there.
+fn unheard(status: &SystemStatus) -> Option<Finding> {
+    let idle = status.groups.iter().filter(|group| group.waiting == 0 && group.in_flight == 0 && group.lag > 0);
+    let list: Vec<String> = idle.map(|group| format!("{} ({} events)", group.group, group.lag)).collect();
+    (!list.is_empty())
+        .then(|| Finding::warn("unheard groups", list.join(", "), "nobody of the group is connected; its events wait"))
+}
+
+async fn streams(api: &Api) -> Finding {
+    match api.get::<Streams>("/v1/streams/plan").await {
+        Err(fault) => Finding::fail("streams", fault.message, "see `agentbus streams plan`"),
+        Ok(plan) => {
+            let differ: Vec<&str> =
+                plan.steps.iter().filter(|step| step.changes_something()).map(|step| step.name.as_str()).collect();
+            if differ.is_empty() {
+                return Finding::ok("streams", format!("{} as planned", plan.steps.len()));
+            }
+            Finding::warn(
+                "streams",
+                format!("{} differ from the plan", differ.join(", ")),
+                "`agentbus streams plan` shows how, `apply` repairs it",
+            )
+        }
+    }
+}
+
+/// What the broker lets the account have.
+async fn limits(instance: &Instance) -> Vec<Finding> {
+    let access = Access {
+        url: instance.broker.url.clone(),
+        creds: instance.broker.creds.clone(),
+        namespace: instance.namespace.clone(),
+    };
+    let account = match access.connect("doctor").await {
+        Ok(broker) => broker.jetstream.query_account().await.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    match account {
+        Err(why) => {
+            vec![Finding::fail("your credentials", format!("cannot ask the broker: {why}"), "stop and start the bus")]
+        }
+        Ok(account) => {
+            let limit = account.limits.max_storage.and_then(|bytes| u64::try_from(bytes).ok());
+            let most = limit.map_or_else(|| "no limit of its own".to_owned(), size::human);
+            vec![
+                Finding::ok("your credentials", instance.broker.creds.display().to_string()),
+                Finding::ok(
+                    "JetStream",
+                    format!(
+                        "{} streams, {} consumers, {} stored; account: {most}",
+                        account.streams,
+                        account.consumers,
+                        size::human(account.storage)
+                    ),
+                ),
+            ]
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! `agentbus doctor`: looks for what is wrong or weak, and says what to do about it. Changes nothing.
+//!
+//! Each check gives ok, warn or fail. Exit code 0 when nothing failed, else 1.
+
+mod broker;
+mod machine;
+
+use serde::Serialize;
+
+use crate::exit::Silent;
+use crate::instance::Global;
+use crate::output::{self, Paint};
+
+/// Check this machine and the running bus
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The nats-server program to check
+    #[arg(long, value_name = "FILE")]
+    pub nats_server: Option<std::path::PathBuf>,
+}
+
+/// How a check came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// As it should be.
+    Ok,
+    /// Works, but you should know.
+    Warn,
+    /// Does not work.
+    Fail,
+}
+
+/// One finding.
+#[derive(Debug, Clone, Serialize)]
+pub struct Finding {
+    /// What was looked at.
+    pub check: &'static str,
+    /// How it came out.
+    pub level: Level,
+    /// What was found.
+    pub found: String,
+    /// What to do; empty when there is nothing to do.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub advice: String,
+}
+
+impl Finding {
+    fn ok(check: &'static str, found: impl Into<String>) -> Self {
+        Self { check, level: Level::Ok, found: found.into(), advice: String::new() }
+    }
+
+    fn warn(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { check, level: Level::Warn, found: found.into(), advice: advice.into() }
+    }
+
+    fn fail(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { check, level: Level::Fail, found: found.into(), advice: advice.into() }
+    }
+}
+
+/// Runs all checks.
+pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
+    let mut findings = machine::check(global, args).await;
+    findings.extend(broker::check(global).await);
+    if global.json {
+        output::json(&findings)?;
+    } else {
+        let paint = Paint::stdout();
+        for finding in &findings {
+            for line in lines(finding, paint) {
+                output::line(line)?;
+            }
+        }
+    }
+    let failed = findings.iter().filter(|finding| finding.level == Level::Fail).count();
+    if failed == 0 {
+        return Ok(());
+    }
+    output::say(format!("{failed} check(s) failed"));
+    Err(Silent(1).into())
+}
+
+fn lines(finding: &Finding, paint: Paint) -> Vec<String> {
+    let mark = match finding.level {
+        Level::Ok => paint.green("ok  "),
+        Level::Warn => paint.yellow("warn"),
+        Level::Fail => paint.red("FAIL"),
+    };
+    let mut lines = vec![format!("{mark}  {:<16} {}", finding.check, finding.found)];
+    if !finding.advice.is_empty() {
+        lines.push(format!("{:22} {}", "", finding.advice));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_says_what_to_do() {
+        let finding = Finding::warn("disk", "1 GiB free", "make room");
+        assert_eq!(
+            lines(&finding, Paint::default()),
+            ["warn  disk             1 GiB free", "                       make room"]
+        );
+        assert_eq!(lines(&Finding::ok("disk", "fine"), Paint::default()).len(), 1);
+    }
+}

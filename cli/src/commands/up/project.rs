@@ -1,0 +1,70 @@
+//! What `up` starts: a project file, the demo, or nothing but the bus.
+
+use std::path::{Path, PathBuf};
+
+use agentbus_control_plane::spec::{NAMESPACE_DEFAULT, Project};
+use agentbus_proto::{Code, Fault};
+use agentbus_runtime::state;
+
+use crate::exit::fault;
+use crate::instance::{self, Global, PROJECT_FILE};
+
+use super::Args;
+use super::demo;
+
+/// A project and its places.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// What is declared.
+    pub project: Project,
+    /// Where agents are started.
+    pub folder: PathBuf,
+    /// State folder.
+    pub state: PathBuf,
+}
+
+impl Plan {
+    /// The places only; nothing is read or made.
+    pub(super) fn state_dir(global: &Global, args: &Args) -> anyhow::Result<PathBuf> {
+        match (&global.dir, &args.config) {
+            (Some(_), _) | (None, None) => instance::state_dir(global),
+            (None, Some(config)) => instance::default_state(&folder_of(config)?),
+        }
+    }
+
+    /// Reads the project; for the demo, writes its files into the state folder first.
+    pub(super) fn load(args: &Args, state: &Path) -> anyhow::Result<Self> {
+        let state = state.to_owned();
+        if args.demo {
+            let folder = demo::write(&state)?;
+            return Self::read(folder.join(PROJECT_FILE), folder, state);
+        }
+        if let Some(config) = &args.config {
+            return Self::read(config.clone(), folder_of(config)?, state);
+        }
+        let folder = instance::project_dir(&instance::current_dir()?);
+        let file = folder.join(PROJECT_FILE);
+        if file.exists() {
+            return Self::read(file, folder, state);
+        }
+        Ok(Self { project: Project::empty(NAMESPACE_DEFAULT), folder, state })
+    }
+
+    fn read(file: PathBuf, folder: PathBuf, state: PathBuf) -> anyhow::Result<Self> {
+        let project = Project::load(&file).map_err(Fault::from)?;
+        Ok(Self { project, folder, state })
+    }
+}
+
+fn folder_of(config: &Path) -> anyhow::Result<PathBuf> {
+    let file = std::path::absolute(config)?;
+    file.parent()
+        .map(Path::to_owned)
+        .ok_or_else(|| fault(Code::BadConfig, format!("`{}` is no file", config.display())))
+}
+
+/// Makes the state folder.
+pub(super) fn make_state(state: &Path) -> anyhow::Result<()> {
+    // The kind of the cause decides between a full disk and bad settings.
+    Ok(state::create_private(state)?)
+}
