@@ -4,6 +4,8 @@ pub mod api;
 mod app;
 mod audit;
 pub mod authority;
+#[cfg(test)]
+mod broker_tests;
 pub mod control;
 pub mod dead_letters;
 pub mod grants;

@@ -10,6 +10,9 @@ use tokio_util::sync::CancellationToken;
 use super::child::{Place, Said, is_harmless};
 use crate::spec::{AgentSpec, Runner};
 
+/// How long the exec runner lets a running command finish when it is stopped, in milliseconds: less than it has itself.
+const RUNNER_GRACE_MS: u64 = 5_000;
+
 /// Where an agent finds its sidecar and who it is.
 #[derive(Debug, Clone)]
 pub(super) struct Identity<'a> {
@@ -46,6 +49,7 @@ fn argv(agent: &AgentSpec, place: &Place) -> Vec<OsString> {
         option("--timeout-ms", timeout.as_millis().to_string());
     }
     option("--concurrency", "1".to_owned());
+    option("--grace-ms", RUNNER_GRACE_MS.to_string());
     argv
 }
 
@@ -161,6 +165,8 @@ mod tests {
             "30000",
             "--concurrency",
             "1",
+            "--grace-ms",
+            "5000",
         ];
         assert_eq!(argv(&agent, &place()), expected);
     }

@@ -37,8 +37,8 @@ use crate::status::InstanceStatus;
 use child::Place;
 use instance::{Instance, Setting};
 
-/// After SIGTERM: enough to finish one event, short enough for a person who waits.
-const AGENT_GRACE: Duration = Duration::from_secs(10);
+/// After SIGTERM: more than our exec runner takes, short enough for a person who waits.
+const AGENT_GRACE: Duration = Duration::from_secs(7);
 /// Killing takes milliseconds; this is for the last words to be written.
 const KILL_MAX: Duration = Duration::from_secs(3);
 

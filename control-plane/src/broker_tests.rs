@@ -1,0 +1,210 @@
+//! The control plane on a real nats-server: what sidecars ask it, and what it does when the broker changes under it.
+//!
+//! The server is the one `find_or_obtain` gives on this machine. Each test has its own, with its own store and keys.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentbus_nats::connect::{self, Identity, Link};
+use agentbus_nats::grant::{ControlReply, ControlRequest, Grant, GroupGrant};
+use agentbus_nats::identity::{Authority, UserSpec};
+use agentbus_nats::names::Names;
+use agentbus_nats::server::{self, ConfigOptions, OperatorMode, Server};
+use agentbus_nats::topology::Sizes;
+use agentbus_nats::{consumers, subject};
+use async_nats::jetstream;
+use futures_util::StreamExt;
+
+use crate::spec::Project;
+use crate::{ControlPlane, Options, grants};
+
+const WAIT: Duration = Duration::from_secs(20);
+const PROJECT: &str = "version: 1\nagents:\n  \
+    report: {runner: process, command: [r], subscribe: [file.checked], publish: [done]}\n  \
+    other: {runner: process, command: [o], publish: [notes.>]}\n";
+
+struct Scene {
+    folder: tempfile::TempDir,
+    authority: Arc<Authority>,
+    server: Server,
+    control: Option<ControlPlane>,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let say = |words: &str| eprintln!("{words}");
+        let binary = server::find_or_obtain(&server::Options::from_env(None), &say).await.unwrap();
+        let authority = Arc::new(Authority::generate("default"));
+        let now = grants::now();
+        let operator = OperatorMode {
+            operator_jwt: authority.operator_jwt(now).unwrap(),
+            system_account: authority.system_account(),
+            accounts: authority.accounts(now).unwrap(),
+        };
+        let config = ConfigOptions {
+            store_dir: folder.path().join("store"),
+            operator: Some(operator),
+            ..ConfigOptions::default()
+        };
+        let server = Server::start(&binary.path, &folder.path().join("nats"), config, None).await.unwrap();
+        let mut scene = Self { folder, authority, server, control: None };
+        scene.start_control().await;
+        scene
+    }
+
+    async fn start_control(&mut self) {
+        let control = ControlPlane::start(Options {
+            project: Project::parse(PROJECT, "t").unwrap(),
+            project_dir: self.folder.path().to_owned(),
+            state_dir: self.folder.path().to_owned(),
+            servers: vec![self.server.url()],
+            authority: Arc::clone(&self.authority),
+            sizes: Sizes::within(64 << 20),
+            event_bytes_max: usize::MAX,
+            listen: "127.0.0.1:0".parse().unwrap(),
+            api_token: "secret".into(),
+            executable: "/nonexistent".into(),
+            otlp: None,
+            person: true,
+            spawn: false,
+        });
+        self.control = Some(control.await.unwrap());
+    }
+
+    /// A connection with the rights of an agent's sidecar.
+    async fn sidecar(&self, agent: &str) -> Link {
+        let identity = Identity::new_user();
+        let public_key = identity.public_key();
+        let spec = UserSpec { agent, public_key: &public_key, groups: &[], publish: &[] };
+        identity.renew(self.authority.sidecar(&spec, grants::now()).unwrap().0);
+        self.connect(agent, identity).await
+    }
+
+    async fn admin(&self) -> Link {
+        let credentials = self.authority.control_plane(grants::now()).unwrap();
+        self.connect("test", Identity::from_credentials(&credentials).unwrap()).await
+    }
+
+    async fn connect(&self, agent: &str, identity: Identity) -> Link {
+        let options = connect::Options {
+            servers: vec![self.server.url()],
+            name: agent.to_owned(),
+            inbox: subject::inbox(agent, agent),
+            identity,
+        };
+        Link::connect(options).await.unwrap()
+    }
+}
+
+fn request(link: &Link, instance: &str, group: Option<GroupGrant>) -> Vec<u8> {
+    let request = ControlRequest { public_key: link.identity().public_key(), instance: instance.to_owned(), group };
+    serde_json::to_vec(&request).unwrap()
+}
+
+async fn ask(link: &Link, agent: &str, verb: &str, group: Option<GroupGrant>) -> Result<Grant, String> {
+    let payload = request(link, agent, group);
+    let answer = link.client.request(subject::control("default", agent, verb), payload.into());
+    let answer = tokio::time::timeout(WAIT, answer).await.unwrap().unwrap();
+    match serde_json::from_slice(&answer.payload).unwrap() {
+        ControlReply::Grant(grant) => Ok(*grant),
+        ControlReply::Error { code, message } => Err(format!("{code}: {message}")),
+    }
+}
+
+fn group(name: &str, pattern: &str) -> GroupGrant {
+    serde_json::from_value(serde_json::json!({"name": name, "patterns": [pattern]})).unwrap()
+}
+
+fn names(grant: &Grant) -> Vec<&str> {
+    grant.groups.iter().map(|group| group.name.as_str()).collect()
+}
+
+async fn exists(link: &Link, group: &str) -> bool {
+    let context = jetstream::new(link.client.clone());
+    consumers::states(&context, &Names::new("default"), &[group.to_owned()]).await.is_ok()
+}
+
+#[tokio::test]
+async fn a_sidecar_renews_joins_and_is_known_after_a_restart() {
+    let mut scene = Scene::new().await;
+    let admin = scene.admin().await;
+    assert!(exists(&admin, "report").await, "declared groups have their consumers from the start");
+    let other = scene.sidecar("other").await;
+    let grant = ask(&other, "other", "renew", None).await.unwrap();
+    assert_eq!((names(&grant).len(), grant.publish.as_slice()), (0, &["notes.>".to_owned()][..]));
+    assert_eq!(grant.event_bytes_max, 1024 * 1024 - 16 * 1024);
+
+    let grant = ask(&other, "other", "subscribe", Some(group("readers", "notes.>"))).await.unwrap();
+    assert_eq!(names(&grant), ["readers"]);
+    assert!(exists(&admin, "readers").await);
+    // The new token opens the new group's consumer.
+    other.renew(grant.jwt.clone()).await.unwrap();
+    let info = format!("$JS.API.CONSUMER.INFO.{}.readers", Names::new("default").events());
+    let answer = other.client.request(info, "".into()).await.unwrap();
+    assert!(String::from_utf8_lossy(&answer.payload).contains("readers"), "{answer:?}");
+
+    scene.control.take().unwrap().stop(WAIT).await;
+    scene.start_control().await;
+    let grant = ask(&other, "other", "renew", None).await.unwrap();
+    assert_eq!(names(&grant), ["readers"]);
+}
+
+#[tokio::test]
+async fn wishes_beyond_the_rights_are_refused_with_their_reason() {
+    let scene = Scene::new().await;
+    let other = scene.sidecar("other").await;
+    let check = async |verb: &str, wish: Option<GroupGrant>, expected: &str| {
+        let refused = ask(&other, "other", verb, wish).await.unwrap_err();
+        assert!(refused.contains(expected), "{verb}: {refused}");
+    };
+    check("subscribe", Some(group("report", "everything.>")), "INVALID_ADDRESS: group `report` is declared").await;
+    check("subscribe", Some(group("readers", "@me")), "INVALID_ADDRESS: pattern `@me`").await;
+    check("subscribe", None, "`group` is missing").await;
+    check("explode", None, "does not know the verb `explode`").await;
+    let stranger = scene.sidecar("stranger").await;
+    let refused = ask(&stranger, "stranger", "renew", None).await.unwrap_err();
+    assert!(refused.contains("SCOPE_DENIED"), "{refused}");
+}
+
+#[tokio::test]
+async fn nobody_else_gets_an_answer() {
+    let scene = Scene::new().await;
+    let (admin, other) = (scene.admin().await, scene.sidecar("other").await);
+    let mut victim = admin.client.subscribe("_INBOX.report.x").await.unwrap();
+    admin.client.flush().await.unwrap();
+    let control = subject::control("default", "other", "renew");
+    let payload = request(&other, "other", None);
+    other.client.publish_with_reply(control, "_INBOX.report.x", payload.into()).await.unwrap();
+    // Requests are answered in order: when this one was, the one before would have been.
+    ask(&other, "other", "renew", None).await.unwrap();
+    admin.client.flush().await.unwrap();
+    assert!(tokio::time::timeout(Duration::from_millis(200), victim.next()).await.is_err());
+}
+
+#[tokio::test]
+async fn what_the_broker_lost_is_made_again_and_a_broker_restart_kills_nothing() {
+    let mut scene = Scene::new().await;
+    let admin = scene.admin().await;
+    let context = jetstream::new(admin.client.clone());
+    context.delete_consumer_from_stream("report", Names::new("default").events()).await.unwrap();
+    assert!(!exists(&admin, "report").await);
+    scene.control.as_ref().unwrap().poke();
+    until(|| exists(&admin, "report")).await;
+
+    scene.server.restart().await.unwrap();
+    let other = scene.sidecar("other").await;
+    let control = scene.control.as_ref().unwrap();
+    let mut health = control.health();
+    tokio::time::timeout(WAIT, health.wait_for(Option::is_none)).await.unwrap().unwrap();
+    ask(&other, "other", "renew", None).await.unwrap();
+}
+
+async fn until<F: Future<Output = bool>>(condition: impl Fn() -> F) {
+    let reached = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(WAIT, reached).await.expect("condition not reached");
+}
