@@ -194,7 +194,8 @@ impl Drop for ControlPlane {
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, Fault> {
     TcpListener::bind(address).await.map_err(|error| {
-        let hint = if error.kind() == std::io::ErrorKind::AddrInUse { ": the port is taken, choose another" } else { "" };
+        let hint =
+            if error.kind() == std::io::ErrorKind::AddrInUse { ": the port is taken, choose another" } else { "" };
         Fault::new(Code::BadConfig, format!("the control plane cannot listen on {address}: {error}{hint}"))
     })
 }

@@ -1,7 +1,15 @@
 //! The control plane: what a project declares, brought to life and kept alive.
+//!
+//! `spec` reads the project file, `authority` keeps the keys, `groups` decides who reads what, `grants` signs it and
+//! `control` hands it to sidecars that ask. `reconcile` keeps the broker as it should be, `supervise` the processes,
+//! `registry` and `audit` write down what is and what was. `dead_letters` and `api` are what people ask. `runner` holds
+//! programs that run beside a sidecar like any agent. `app` puts all of it together.
+//!
+//! Nothing here is on the way of an event: without the control plane events go on flowing.
 
 pub mod api;
 mod app;
+pub mod args;
 mod audit;
 pub mod authority;
 #[cfg(test)]
