@@ -41,6 +41,7 @@ pub enum Command {
     Dlq(dlq::Args),
     Agents(agents::Args),
     Streams(streams::Args),
+    /// Run a sidecar (started by `up`; you rarely call this yourself)
     Sidecar(sidecar::Args),
     ControlPlane(control_plane::Args),
     #[command(hide = true)]
