@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use agentbus_proto::{Code, Fault};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
+use http::StatusCode;
 
 use super::answers::ListQuery;
 use super::errors::{Answer, Problem};
@@ -34,7 +36,10 @@ pub(super) async fn show(State(shared): State<Arc<Shared>>, seq: Result<Path<u64
 }
 
 pub(super) async fn redrive(State(shared): State<Arc<Shared>>, body: Result<Bytes, BytesRejection>) -> Answer<Report> {
-    let body = body.map_err(|error| Problem::unreadable(error.body_text()))?;
+    let body = body.map_err(|error| match error.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => Fault::new(Code::TooLarge, "the request is too large").into(),
+        _ => Problem::unreadable(error.body_text()),
+    })?;
     let request: Request = serde_json::from_slice(&body).map_err(Problem::unreadable)?;
     Ok(Json(shared.letters.redrive(&request, "api").await?))
 }

@@ -21,6 +21,8 @@ mod errors;
 mod router;
 mod streams;
 mod system;
+#[cfg(test)]
+mod tests;
 
 pub use answers::{Agents, Change, ListQuery, PLAN_ACTIONS, Step, Streams};
 pub use router::{ApiState, router};

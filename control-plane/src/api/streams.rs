@@ -14,7 +14,6 @@ use serde_json::json;
 use super::answers::{Step, Streams};
 use super::errors::Answer;
 use super::router::Shared;
-use crate::dead_letters::store;
 
 /// Name of the fact, below `aba.<ns>.`.
 const APPLIED: &str = "topology.applied.v1";
@@ -45,7 +44,7 @@ async fn record(shared: &Shared, steps: &[Step]) {
     headers.insert(headers::CONTENT_TYPE, "application/json");
     let subject = subject::audit(shared.api.names.namespace(), APPLIED);
     let payload = json!({"by": "api", "at": at, "steps": steps}).to_string();
-    if let Err(fault) = store(&shared.api.publisher, Message { subject, headers, payload: payload.into() }).await {
+    if let Err(fault) = shared.api.publisher.store(Message { subject, headers, payload: payload.into() }).await {
         tracing::warn!(%fault, "streams applied, but the fact could not be stored");
     }
 }

@@ -1,7 +1,7 @@
 //! Dead letters: events that were given up, kept with their reason until somebody decides about them.
 //!
 //! `letter` reads one from the broker's message, `filter` says which are meant, `read` walks the stream, `guard` decides
-//! whether one may be sent again, `redrive` does it, `facts` remembers it. A dead letter is never changed or removed
+//! whether one may be sent again, `redrive` does it as `request` says, `facts` remembers it. A dead letter is never changed or removed
 //! here: that it was redriven is a fact in the audit stream, and what is redriven is a new message.
 
 mod facts;
@@ -10,12 +10,11 @@ mod guard;
 mod letter;
 mod read;
 mod redrive;
-mod store;
+mod request;
 
 pub use facts::{Redriven, Target};
 pub use filter::Filter;
 pub use guard::{REDRIVES_MAX, Refusal};
 pub use letter::{DeadLetter, OriginRef};
 pub use read::{Cause, Causes, DeadLetters, Page, Shown};
-pub use redrive::{LetterResult, Outcome, RATE_DEFAULT, Report, Request};
-pub(crate) use store::store;
+pub use request::{LetterResult, Outcome, RATE_DEFAULT, Report, Request};

@@ -60,7 +60,7 @@ pub(super) enum Inbound {
     /// It was opened, with this credit; frames go out through `outbound`.
     Up { outbound: mpsc::Sender<SubscribeRequest>, credit: u32 },
     /// A frame from the sidecar.
-    Frame(subscribe_response::Frame),
+    Frame(Box<subscribe_response::Frame>),
     /// It broke; it is being opened again.
     Down,
 }
@@ -104,7 +104,7 @@ async fn once(mut client: Client, room: &AtomicU32, inbound: &mpsc::Sender<Inbou
         match responses.message().await {
             Ok(Some(response)) => {
                 let Some(frame) = response.frame else { continue };
-                if inbound.send(Inbound::Frame(frame)).await.is_err() {
+                if inbound.send(Inbound::Frame(Box::new(frame))).await.is_err() {
                     break Ok(());
                 }
             }

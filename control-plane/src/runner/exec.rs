@@ -7,26 +7,24 @@
 //! Stopping: no more deliveries, then the running commands get their grace, then they are killed and their events nacked.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
-use agentbus_proto::event::v1::{Event, address::Kind};
 use agentbus_proto::sidecar::v1::{Delivery, SettleResponse, SubscribeRequest, subscribe_response::Frame};
-use agentbus_proto::{Address, Fault, timestamp};
+use agentbus_proto::{Fault, timestamp};
 use tokio::sync::mpsc;
 use tokio::task::{Id, JoinError, JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::client::{self, Client, Inbound};
-use super::command::Command;
+use super::client::{self, Inbound};
+use super::frames;
 use super::jobs::{Held, Jobs, Key};
-use super::output::{self, Origin};
 use super::verdict::{self, Verdict};
-use super::{frames, publish};
+use super::work::Work;
+
+pub use super::options::{Argv, Options, Output};
 
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -38,63 +36,6 @@ const LAST_WAIT: Duration = Duration::from_secs(4);
 const AGAIN_MAX: Duration = Duration::from_secs(5);
 /// Frames from the sidecar that wait for the loop.
 const INBOUND_MAX: usize = 64;
-
-/// How the runner runs.
-#[derive(Debug, Clone, clap::Args)]
-pub struct Options {
-    /// The command: program and arguments as a JSON array.
-    #[arg(long, value_name = "JSON")]
-    pub command_json: Argv,
-    /// What stdout is: `none` = a log, `events` = one event per line.
-    #[arg(long, value_enum, default_value = "none")]
-    pub output: Output,
-    /// A command that runs longer is killed, in milliseconds.
-    #[arg(long, default_value = "60000", value_parser = clap::value_parser!(u64).range(1..))]
-    pub timeout_ms: u64,
-    /// Commands at once.
-    #[arg(long, default_value = "1", value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub concurrency: u32,
-    /// Time for running commands to finish when the runner is stopped, in milliseconds.
-    #[arg(long, default_value = "10000")]
-    pub grace_ms: u64,
-    /// Base URL of the sidecar.
-    #[arg(long, env = "AGENTBUS_URL", hide = true)]
-    pub url: String,
-    /// Token of the sidecar.
-    #[arg(long, env = "AGENTBUS_TOKEN", hide = true, hide_env_values = true)]
-    pub token: String,
-    /// Put before the command: `agentbus_runtime::launch::prefix()`, so that a killed runner leaves no orphans. Empty:
-    /// none.
-    #[arg(skip)]
-    pub launcher: Vec<OsString>,
-}
-
-/// What a command's stdout is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Output {
-    /// A log.
-    #[default]
-    None,
-    /// One event per line, in the JSON form of `POST /v1/publish`.
-    Events,
-}
-
-/// Program and arguments, written as a JSON array of text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Argv(pub Vec<String>);
-
-impl FromStr for Argv {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let argv: Vec<String> =
-            serde_json::from_str(text).map_err(|error| format!("not a JSON array of text: {error}"))?;
-        match argv.first().map(String::as_str) {
-            None | Some("") => Err("no program".to_owned()),
-            Some(_) => Ok(Self(argv)),
-        }
-    }
-}
 
 /// Serves the agent's declared subscriptions until `shutdown` is cancelled and what runs has ended. Fails only when
 /// the sidecar refuses for good, for example the token.
@@ -117,74 +58,6 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         phase: Phase::Working,
     };
     runner.run(inbound, subscribing, shutdown).await
-}
-
-/// What every command needs to know.
-struct Work {
-    client: Client,
-    command: Command,
-    events: bool,
-}
-
-impl Work {
-    fn new(options: &Options, client: Client) -> Self {
-        let env =
-            std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
-        let events = options.output == Output::Events;
-        let command = Command {
-            argv: options.command_json.0.iter().map(OsString::from).collect(),
-            launcher: options.launcher.clone(),
-            env: env.collect(),
-            output: events,
-            timeout: Duration::from_millis(options.timeout_ms),
-        };
-        Self { client, command, events }
-    }
-
-    /// One event from the command's start to its verdict.
-    async fn on(self: Arc<Self>, delivery: Delivery, stop: CancellationToken) -> Verdict {
-        let origin = Origin::of(&delivery);
-        let Some(event) = &delivery.event else { return verdict::reject("the delivery holds no event".to_owned()) };
-        let mut command = self.command.clone();
-        command.env.extend(variables(&delivery, event));
-        let ended = command.run(event.data.clone(), &stop).await;
-        tracing::debug!(event = %event.id, ending = ?ended.ending, "command ended");
-        let verdict = verdict::of_ending(&ended.ending, &ended.said);
-        if verdict != Verdict::Ack || !self.events {
-            return verdict;
-        }
-        match output::read(&ended.stdout, &origin, SystemTime::now()) {
-            Ok(requests) => {
-                publish::all(&self.client, &requests, &delivery.traceparent, publish::PATIENCE, &stop).await
-            }
-            Err(why) => verdict::reject(why),
-        }
-    }
-}
-
-/// What a command learns about its event beside the data.
-fn variables(delivery: &Delivery, event: &Event) -> Vec<(String, String)> {
-    let to = event.to.as_ref();
-    let topic = match to.and_then(|to| to.kind.as_ref()) {
-        Some(Kind::Topic(topic)) if event.r#type.is_empty() => topic,
-        _ => &event.r#type,
-    };
-    let chain = if event.correlation_id.is_empty() { &event.id } else { &event.correlation_id };
-    let to = to.and_then(|to| Address::try_from(to).ok()).map(|to| to.to_string()).unwrap_or_default();
-    let all = [
-        ("AGENTBUS_EVENT_ID", event.id.clone()),
-        ("AGENTBUS_EVENT_TYPE", topic.clone()),
-        ("AGENTBUS_EVENT_TO", to),
-        ("AGENTBUS_ATTEMPT", delivery.attempt.to_string()),
-        ("AGENTBUS_CORRELATION_ID", chain.clone()),
-        ("TRACEPARENT", delivery.traceparent.clone()),
-        ("TRACESTATE", delivery.tracestate.clone()),
-    ];
-    // A zero byte would keep the command from starting; no valid event has one.
-    all.into_iter()
-        .filter(|(_, value)| !value.is_empty() && !value.contains('\0'))
-        .map(|(key, value)| (key.to_owned(), value))
-        .collect()
 }
 
 /// A verdict the sidecar has not confirmed.
@@ -257,14 +130,20 @@ impl Runner {
                 self.outbound = None;
                 self.stream += 1;
             }
-            Inbound::Frame(Frame::Delivery(delivery)) => self.take(delivery),
-            Inbound::Frame(Frame::Settled(answer)) => self.settled(answer),
-            Inbound::Frame(Frame::Lost(lost)) => {
+            Inbound::Frame(frame) => self.on_frame(*frame),
+        }
+    }
+
+    fn on_frame(&mut self, frame: Frame) {
+        match frame {
+            Frame::Delivery(delivery) => self.take(delivery),
+            Frame::Settled(answer) => self.settled(answer),
+            Frame::Lost(lost) => {
                 let why = lost.why.map(|why| why.message).unwrap_or_default();
                 tracing::warn!(delivery = %lost.delivery_id, why, "delivery taken back; its command is stopped");
                 self.jobs.lose(&lost.delivery_id);
             }
-            Inbound::Frame(Frame::Draining(_)) => tracing::debug!("sidecar is draining"),
+            Frame::Draining(_) => tracing::debug!("sidecar is draining"),
         }
     }
 
@@ -393,60 +272,5 @@ fn extended(held: &mut Held, deadline: Option<SystemTime>, fault: Option<Fault>)
             tracing::warn!(delivery = %held.id, %fault, "no more time; the command goes on, its event may come again");
             held.extend_at = None;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        options: Options,
-    }
-
-    fn parse(more: &[&str]) -> Result<Options, clap::Error> {
-        let line = ["x", "--url", "http://127.0.0.1:1", "--token", "t"].iter().chain(more);
-        Line::try_parse_from(line).map(|line| line.options)
-    }
-
-    #[test]
-    fn options_have_sound_defaults() {
-        let options = parse(&["--command-json", r#"["sh","-c","true"]"#]).unwrap();
-        assert_eq!(options.command_json.0, ["sh", "-c", "true"]);
-        assert_eq!((options.output, options.concurrency, options.timeout_ms), (Output::None, 1, 60_000));
-        let options = parse(&["--command-json", r#"["a"]"#, "--output", "events", "--concurrency", "4"]).unwrap();
-        assert_eq!((options.output, options.concurrency), (Output::Events, 4));
-    }
-
-    #[test]
-    fn bad_options_are_refused() {
-        for bad in ["[]", "sh", r#"[""]"#, r#"[1]"#] {
-            assert!(parse(&["--command-json", bad]).is_err(), "{bad}");
-        }
-        assert!(parse(&["--command-json", r#"["a"]"#, "--concurrency", "0"]).is_err());
-        assert!(parse(&["--command-json", r#"["a"]"#, "--timeout-ms", "0"]).is_err());
-    }
-
-    #[test]
-    fn a_command_learns_about_its_event() {
-        let to = Some(Address::Topic("notes.created".into()).into());
-        let event = Event { id: "e-1".into(), to, ..Event::default() };
-        let delivery = Delivery { attempt: 2, traceparent: "00-a-b-01".into(), ..Delivery::default() };
-        let all: HashMap<String, String> = variables(&delivery, &event).into_iter().collect();
-        for (key, wanted) in [
-            ("AGENTBUS_EVENT_ID", "e-1"),
-            ("AGENTBUS_EVENT_TYPE", "notes.created"),
-            ("AGENTBUS_EVENT_TO", "notes.created"),
-            ("AGENTBUS_ATTEMPT", "2"),
-            ("AGENTBUS_CORRELATION_ID", "e-1"),
-            ("TRACEPARENT", "00-a-b-01"),
-        ] {
-            assert_eq!(all.get(key).map(String::as_str), Some(wanted), "{key}");
-        }
-        assert_eq!(all.get("TRACESTATE"), None);
     }
 }

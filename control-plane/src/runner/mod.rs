@@ -1,16 +1,18 @@
 //! Runners: ordinary agents that bring other programs onto the bus.
 //!
 //! `exec` runs a command once per event. It uses nothing but the sidecar's gRPC API and its own environment, so anything
-//! it does any agent could do. `client` is the connection, `jobs` what is being worked on, `command` one child process,
-//! `output` and `publish` what it had to say, `verdict` what follows for the event.
+//! it does any agent could do. `exec` is the loop, `client` its connection, `jobs` what is being worked on, `work` one event:
+//! `command` is its child process, `output` and `publish` what that had to say, `verdict` what follows for the event.
 
 mod client;
 mod command;
 pub mod exec;
 mod frames;
 mod jobs;
+mod options;
 mod output;
 mod publish;
 #[cfg(test)]
 mod tests;
 mod verdict;
+mod work;
