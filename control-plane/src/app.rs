@@ -40,8 +40,8 @@ const BROKER_MAX: Duration = Duration::from_secs(10);
 const BROKER_PAUSE: Duration = Duration::from_millis(200);
 /// Headers, and what is added on the way to RETRY and DLQ: an event of the largest size still fits there.
 const PAYLOAD_RESERVE_BYTES: usize = 16 * 1024;
-/// How long a sidecar may take to finish and give back what it holds.
-const SIDECAR_DRAIN: Duration = Duration::from_secs(10);
+/// How long a sidecar may take to finish and give back what it holds. Its agent is gone by then, so little is left.
+const SIDECAR_DRAIN: Duration = Duration::from_secs(5);
 /// For the parts that only answer, when everything stops.
 const SERVICES_GRACE: Duration = Duration::from_secs(4);
 /// Inbox of the control plane. Upper case: no agent can have this name, so none may listen there.

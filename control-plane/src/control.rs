@@ -23,8 +23,8 @@ use crate::registry::Registry;
 const QUEUE_GROUP: &str = "control-plane";
 /// Largest request: a group with all its parts fits many times.
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
-/// Longest time for one request: the broker makes a consumer within milliseconds.
-const HANDLING_MAX: Duration = Duration::from_secs(8);
+/// Longest time for one request: the broker makes a consumer within milliseconds, and a sidecar waits 5 s for its answer.
+const HANDLING_MAX: Duration = Duration::from_secs(4);
 
 /// The responder.
 pub struct Responder {

@@ -18,7 +18,7 @@ use super::child::{Place, Said, is_harmless};
 
 /// From its start to `ready`, the broker included. A broker that is just being restarted takes a few seconds.
 const READY_MAX: Duration = Duration::from_secs(30);
-/// Beyond its own drain time, before it is killed.
+/// Beyond its own drain time, once for deliveries and once for connections, before it is killed.
 const DRAIN_MARGIN: Duration = Duration::from_secs(3);
 /// Longest wait for a line to be taken: it fits into a pipe many times.
 const WRITE_MAX: Duration = Duration::from_secs(5);
@@ -219,7 +219,7 @@ impl<'p> Run<'p> {
     async fn drain(&mut self) {
         self.tell(&ToSidecar::Drain {}).await;
         self.stdin = None;
-        self.deadline = Some(Instant::now() + self.place.drain + DRAIN_MARGIN);
+        self.deadline = Some(Instant::now() + 2 * self.place.drain + DRAIN_MARGIN);
     }
 
     fn because(&mut self, starting: &str, draining: &str) {
