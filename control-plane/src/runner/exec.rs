@@ -1,12 +1,11 @@
 //! The `exec` runner: a command once per event. Data on stdin, exit code = ack, nack or reject, stdout = events.
 //!
 //! One loop owns everything: frames from the sidecar, commands that end, time, and the order to stop. When the sidecar is
-//! replaced, commands go on; their verdicts are kept and sent again on the next stream until they are answered, for a
-//! delivery id outlives the sidecar that gave it. What nobody takes any more is logged and dropped: the event comes again.
+//! replaced, commands go on, ask the new one for more time, and tell it their verdicts: a delivery id outlives the sidecar
+//! that gave it.
 //!
 //! Stopping: no more deliveries, then the running commands get their grace, then they are killed and their events nacked.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
@@ -21,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::client::{self, Inbound};
 use super::frames;
 use super::jobs::{Held, Jobs, Key};
+use super::settle::settle;
 use super::verdict::{self, Verdict};
 use super::work::Work;
 
@@ -28,12 +28,10 @@ pub use super::options::{Argv, Options, Output};
 
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(100);
-/// A verdict or extension without an answer is sent again after this long.
+/// A request for more time without an answer is sent again after this long.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
 /// After the commands were killed, how long their ends and the sidecar's answers may take.
 const LAST_WAIT: Duration = Duration::from_secs(4);
-/// Longest pause before a verdict that could not be taken is sent again.
-const AGAIN_MAX: Duration = Duration::from_secs(5);
 /// Frames from the sidecar that wait for the loop.
 const INBOUND_MAX: usize = 64;
 
@@ -54,18 +52,10 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         credit: 0,
         jobs: Jobs::default(),
         tasks: JoinSet::new(),
-        unanswered: HashMap::new(),
+        settles: JoinSet::new(),
         phase: Phase::Working,
     };
     runner.run(inbound, subscribing, shutdown).await
-}
-
-/// A verdict the sidecar has not confirmed.
-struct Unanswered {
-    verdict: Verdict,
-    /// Answers to extensions that come before the one to the verdict.
-    extends: u32,
-    again: Instant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,7 +80,8 @@ struct Runner {
     credit: u32,
     jobs: Jobs,
     tasks: JoinSet<Verdict>,
-    unanswered: HashMap<String, Unanswered>,
+    /// Verdicts on their way.
+    settles: JoinSet<()>,
     phase: Phase,
 }
 
@@ -109,6 +100,7 @@ impl Runner {
                 () = shutdown.cancelled(), if self.phase == Phase::Working => self.stop_taking(),
                 Some(event) = inbound.recv() => self.on(event),
                 Some(ended) = self.tasks.join_next_with_id() => self.ended(ended),
+                Some(_) = self.settles.join_next() => {}
                 _ = ticks.tick() => self.on_time(Instant::now()),
                 refused = &mut subscribing => {
                     let fault = refused.ok().flatten();
@@ -137,7 +129,7 @@ impl Runner {
     fn on_frame(&mut self, frame: Frame) {
         match frame {
             Frame::Delivery(delivery) => self.take(delivery),
-            Frame::Settled(answer) => self.settled(answer),
+            Frame::Settled(answer) => self.extended(answer),
             Frame::Lost(lost) => {
                 let why = lost.why.map(|why| why.message).unwrap_or_default();
                 tracing::warn!(delivery = %lost.delivery_id, why, "delivery taken back; its command is stopped");
@@ -147,17 +139,11 @@ impl Runner {
         }
     }
 
-    /// A new stream: what was not answered is said again, and what still runs asks for time at once, so that the new
-    /// sidecar keeps it from being handed to others.
+    /// A new stream: what still runs asks for time at once, so that the new sidecar keeps it from being handed to others.
     fn up(&mut self, outbound: mpsc::Sender<SubscribeRequest>, credit: u32) {
         (self.outbound, self.credit) = (Some(outbound), credit);
         let now = Instant::now();
-        for held in self.jobs.held() {
-            (held.extends, held.extend_at) = (0, Some(now));
-        }
-        for unanswered in self.unanswered.values_mut() {
-            (unanswered.extends, unanswered.again) = (0, now);
-        }
+        self.jobs.held().for_each(|held| held.extend_at = Some(now));
         self.on_time(now);
     }
 
@@ -182,33 +168,21 @@ impl Runner {
         };
         let Some(job) = self.jobs.finish(task) else { return };
         for held in job.held {
-            let again = Instant::now() + ANSWER_WAIT;
-            self.send(frames::settle(&held.id, &verdict));
-            let unanswered = Unanswered { verdict: verdict.clone(), extends: held.extends, again };
-            self.unanswered.insert(held.id, unanswered);
+            self.settles.spawn(settle(self.work.client.clone(), held.id, verdict.clone()));
         }
     }
 
-    fn settled(&mut self, answer: SettleResponse) {
-        let fault = answer.failure.map(Fault::from);
-        if let Some(held) = self.jobs.held().find(|held| held.id == answer.delivery_id) {
-            return extended(held, answer.deadline.as_ref().and_then(timestamp::to_system), fault);
-        }
-        let Some(unanswered) = self.unanswered.get_mut(&answer.delivery_id) else { return };
-        if unanswered.extends > 0 && (answer.deadline.is_some() || fault.is_some()) {
-            unanswered.extends -= 1;
-            return;
-        }
-        match fault {
-            Some(fault) if fault.code.retryable() => {
-                unanswered.again = Instant::now() + fault.retry_after.unwrap_or(Duration::from_secs(1)).min(AGAIN_MAX);
-            }
+    /// Only requests for more time are made on the stream.
+    fn extended(&mut self, answer: SettleResponse) {
+        // Nobody holds it: the command ended meanwhile.
+        let Some(held) = self.jobs.held().find(|held| held.id == answer.delivery_id) else { return };
+        match answer.failure.map(Fault::from) {
+            None => held.until(answer.deadline.as_ref().and_then(timestamp::to_system), SystemTime::now()),
+            Some(fault) if fault.code.retryable() => held.extend_at = Some(Instant::now() + Duration::from_secs(1)),
             Some(fault) => {
-                let verdict = &unanswered.verdict;
-                tracing::warn!(delivery = %answer.delivery_id, ?verdict, %fault, "verdict not taken; the event comes again");
-                self.unanswered.remove(&answer.delivery_id);
+                tracing::warn!(delivery = %held.id, %fault, "no more time; the command goes on, its event may come again");
+                held.extend_at = None;
             }
-            None => drop(self.unanswered.remove(&answer.delivery_id)),
         }
     }
 
@@ -225,12 +199,7 @@ impl Runner {
         // A full queue is met again after the wait: repeating a frame is safe.
         for held in self.jobs.held().filter(|held| held.extend_at.is_some_and(|at| at <= now)) {
             let sent = outbound.try_send(frames::extend(&held.id)).is_ok();
-            held.extends += u32::from(sent);
             held.extend_at = Some(now + if sent { ANSWER_WAIT } else { TICK });
-        }
-        for (id, unanswered) in self.unanswered.iter_mut().filter(|(_, unanswered)| unanswered.again <= now) {
-            let _ = outbound.try_send(frames::settle(id, &unanswered.verdict));
-            unanswered.again = now + ANSWER_WAIT;
         }
     }
 
@@ -254,23 +223,11 @@ impl Runner {
     }
 
     fn is_done(&self) -> bool {
-        let nothing_left = self.jobs.is_empty() && self.unanswered.is_empty();
+        let nothing_left = self.jobs.is_empty() && self.settles.is_empty();
         match self.phase {
             Phase::Working => false,
             Phase::Finishing(_) => nothing_left,
             Phase::Leaving(until) => nothing_left || Instant::now() >= until,
-        }
-    }
-}
-
-fn extended(held: &mut Held, deadline: Option<SystemTime>, fault: Option<Fault>) {
-    held.extends = held.extends.saturating_sub(1);
-    match fault {
-        None => held.until(deadline, SystemTime::now()),
-        Some(fault) if fault.code.retryable() => held.extend_at = Some(Instant::now() + Duration::from_secs(1)),
-        Some(fault) => {
-            tracing::warn!(delivery = %held.id, %fault, "no more time; the command goes on, its event may come again");
-            held.extend_at = None;
         }
     }
 }

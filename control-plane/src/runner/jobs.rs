@@ -38,8 +38,6 @@ pub(super) struct Held {
     pub stream: u64,
     /// When to ask for more time; none when it cannot be extended any more.
     pub extend_at: Option<Instant>,
-    /// Requests for more time without an answer.
-    pub extends: u32,
 }
 
 /// A command at work.
@@ -117,7 +115,7 @@ impl Jobs {
 impl Held {
     pub(super) fn new(delivery: &Delivery, stream: u64, now: SystemTime) -> Self {
         let deadline = delivery.deadline.as_ref().and_then(timestamp::to_system);
-        let mut held = Self { id: delivery.delivery_id.clone(), stream, extend_at: None, extends: 0 };
+        let mut held = Self { id: delivery.delivery_id.clone(), stream, extend_at: None };
         held.until(deadline, now);
         held
     }

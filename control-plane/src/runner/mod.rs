@@ -2,7 +2,8 @@
 //!
 //! `exec` runs a command once per event. It uses nothing but the sidecar's gRPC API and its own environment, so anything
 //! it does any agent could do. `exec` is the loop, `client` its connection, `jobs` what is being worked on, `work` one event:
-//! `command` is its child process, `output` and `publish` what that had to say, `verdict` what follows for the event.
+//! `command` is its child process, `output` and `publish` what that had to say, `verdict` what follows for the event and `settle` telling
+//! it.
 
 mod client;
 mod command;
@@ -12,6 +13,7 @@ mod jobs;
 mod options;
 mod output;
 mod publish;
+mod settle;
 #[cfg(test)]
 mod tests;
 mod verdict;

@@ -38,6 +38,8 @@ struct Seen {
     published: Vec<Event>,
     /// Answers to the next publishes, instead of success.
     failures: VecDeque<Fault>,
+    /// The same for settles.
+    unsettled: VecDeque<Fault>,
     outbound: Option<mpsc::UnboundedSender<Result<pb::SubscribeResponse, Status>>>,
 }
 
@@ -83,7 +85,7 @@ impl Fake {
         outbound.send(Ok(pb::SubscribeResponse { frame: Some(frame) })).unwrap();
     }
 
-    fn settle(&self, request: pb::SettleRequest) -> pb::SettleResponse {
+    fn answer(&self, request: pb::SettleRequest) -> pb::SettleResponse {
         let mut seen = self.seen();
         let mut answer = pb::SettleResponse { delivery_id: request.delivery_id.clone(), ..Default::default() };
         match request.how.unwrap() {
@@ -158,7 +160,7 @@ impl Sidecar for Fake {
             while let Ok(Some(request)) = frames.message().await {
                 match request.frame.unwrap() {
                     subscribe_request::Frame::Settle(settle) => {
-                        let frame = Some(subscribe_response::Frame::Settled(fake.settle(settle)));
+                        let frame = Some(subscribe_response::Frame::Settled(fake.answer(settle)));
                         let _ = outbound.send(Ok(pb::SubscribeResponse { frame }));
                     }
                     subscribe_request::Frame::Credit(credit) => fake.seen().credits.push(credit),
@@ -176,8 +178,12 @@ impl Sidecar for Fake {
     async fn receive(&self, _: Request<pb::ReceiveRequest>) -> Result<Response<pb::ReceiveResponse>, Status> {
         unserved()
     }
-    async fn settle(&self, _: Request<pb::SettleRequest>) -> Result<Response<pb::SettleResponse>, Status> {
-        unserved()
+    async fn settle(&self, request: Request<pb::SettleRequest>) -> Result<Response<pb::SettleResponse>, Status> {
+        admit(&request)?;
+        if let Some(fault) = self.seen().unsettled.pop_front() {
+            return Err(fault.into());
+        }
+        Ok(Response::new(self.answer(request.into_inner())))
     }
     async fn ask(&self, _: Request<pb::AskRequest>) -> Result<Response<Self::AskStream>, Status> {
         unserved()
@@ -376,6 +382,21 @@ async fn a_command_outlives_its_sidecar_and_is_not_started_twice() {
     assert_eq!(bench.fake.seen().credits[..2], [1, 0]);
     assert_eq!(bench.fake.seen().credits.last(), Some(&1));
     bench.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_verdict_is_told_until_it_is_taken_or_of_no_use() {
+    let bench = Bench::start("true", |_| {}).await;
+    bench.fake.seen().unsettled = [Fault::new(Code::BrokerDown, "away"), Fault::new(Code::OutcomeUnknown, "?")].into();
+    bench.fake.deliver("one", 1, "").await;
+    assert_eq!(bench.fake.verdict("one").await, How::Ack(pb::Ack {}));
+    bench.fake.seen().unsettled = [Fault::new(Code::LeaseLost, "gone")].into();
+    bench.fake.deliver("two", 2, "").await;
+    bench.fake.deliver("three", 3, "").await;
+    assert_eq!(bench.fake.verdict("three").await, How::Ack(pb::Ack {}));
+    let fake = bench.fake.clone();
+    bench.end().await.unwrap();
+    assert!(!fake.seen().settled.iter().any(|settled| settled.0 == "two"));
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use super::verdict::{self, Verdict};
 
 /// What every command needs to know.
 pub(super) struct Work {
-    client: Client,
+    pub(super) client: Client,
     command: Command,
     events: bool,
 }
