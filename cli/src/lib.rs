@@ -4,6 +4,7 @@
 //! it; `output`, `show`, `table` and `quote` print; `exit` ends the process with the contract's code. `up` starts everything.
 //! Nothing here decides about events: that is done by the sidecar and the control plane, which are libraries of this program too.
 
+pub mod bench;
 pub mod broker;
 pub mod cli;
 pub mod client;

@@ -37,11 +37,8 @@ impl Rate {
     /// Of so many events in this time.
     pub fn of(events: u64, took: Duration, cpu: Cpu) -> Self {
         let per_million = |seconds: Option<f64>| seconds.map(|seconds| seconds * 1e6 / events as f64);
-        let cpu_s_per_million = Cpu {
-            agent: per_million(cpu.agent),
-            sidecar: per_million(cpu.sidecar),
-            server: per_million(cpu.server),
-        };
+        let cpu_s_per_million =
+            Cpu { agent: per_million(cpu.agent), sidecar: per_million(cpu.sidecar), server: per_million(cpu.server) };
         Self { per_second: events as f64 / took.as_secs_f64().max(1e-9), cpu_s_per_million }
     }
 
@@ -50,7 +47,8 @@ impl Rate {
         let cpu = |part: fn(&Cpu) -> Option<f64>| {
             median(&rounds.iter().filter_map(|rate| part(&rate.cpu_s_per_million)).collect::<Vec<_>>())
         };
-        let cpu_s_per_million = Cpu { agent: cpu(|cpu| cpu.agent), sidecar: cpu(|cpu| cpu.sidecar), server: cpu(|cpu| cpu.server) };
+        let cpu_s_per_million =
+            Cpu { agent: cpu(|cpu| cpu.agent), sidecar: cpu(|cpu| cpu.sidecar), server: cpu(|cpu| cpu.server) };
         let per_second = median(&rounds.iter().map(|rate| rate.per_second).collect::<Vec<_>>())?;
         Some(Self { per_second, cpu_s_per_million })
     }

@@ -100,7 +100,8 @@ impl Args {
         let bytes = self.events * (u64::from(self.size) + OVERHEAD_BYTES);
         if bytes > STORED_BYTES_MAX {
             let most = STORED_BYTES_MAX / (u64::from(self.size) + OVERHEAD_BYTES);
-            let why = format!("{} events of {} bytes do not fit into the stream; at most {most} do", self.events, self.size);
+            let why =
+                format!("{} events of {} bytes do not fit into the stream; at most {most} do", self.events, self.size);
             return Err(fault(Code::BadConfig, why));
         }
         Ok(())

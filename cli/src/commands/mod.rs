@@ -41,6 +41,7 @@ pub enum Command {
     Dlq(dlq::Args),
     Agents(agents::Args),
     Streams(streams::Args),
+    Bench(crate::bench::Args),
     /// Run a sidecar (started by `up`; you rarely call this yourself)
     Sidecar(sidecar::Args),
     ControlPlane(control_plane::Args),
@@ -80,6 +81,7 @@ async fn dispatch(global: &Global, command: Command) -> anyhow::Result<()> {
         Command::Dlq(args) => Box::pin(dlq::run(global, &args)).await,
         Command::Agents(args) => agents::run(global, &args).await,
         Command::Streams(args) => Box::pin(streams::run(global, &args)).await,
+        Command::Bench(args) => Box::pin(crate::bench::run(global, &args)).await,
         Command::Sidecar(args) => Box::pin(sidecar::run(args)).await,
         Command::ControlPlane(args) => Box::pin(control_plane::run(global, args)).await,
         Command::RunExec(args) => Box::pin(run_exec::run(args)).await,
