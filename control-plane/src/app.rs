@@ -7,46 +7,30 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use agentbus_nats::connect::{self, Identity, Link};
 use agentbus_nats::identity::Authority;
-use agentbus_nats::names::Names;
-use agentbus_nats::publisher::{self, Publisher};
 use agentbus_nats::topology::Sizes;
-use agentbus_nats::{consumers, subject};
-use agentbus_proto::{Code, Fault};
+use agentbus_proto::Fault;
 use agentbus_runtime::drain::Shutdown;
 use agentbus_runtime::serve;
 use agentbus_runtime::tasks::{OnFailure, Tasks};
-use async_nats::jetstream;
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 
 use crate::api::{self, ApiState};
 use crate::audit::Audit;
+use crate::base::{self, Base};
 use crate::control::Responder;
-use crate::grants::{self, Common, Grants};
-use crate::groups::{Groups, PERSON};
-use crate::reconcile::{Health, Reconciler};
-use crate::registry::Registry;
+use crate::grants::Grants;
+use crate::reconcile::Health;
 use crate::spec::Project;
 use crate::status::InstanceStatus;
 use crate::supervise::{self, Door, Supervisor};
 
-/// How long the broker may take to be there and to have its streams, at the start.
-const BROKER_MAX: Duration = Duration::from_secs(10);
-/// Pause between tries.
-const BROKER_PAUSE: Duration = Duration::from_millis(200);
-/// Headers, and what is added on the way to RETRY and DLQ: an event of the largest size still fits there.
-const PAYLOAD_RESERVE_BYTES: usize = 16 * 1024;
 /// How long a sidecar may take to finish and give back what it holds. Its agent is gone by then, so little is left.
 const SIDECAR_DRAIN: Duration = Duration::from_secs(5);
 /// For the parts that only answer, when everything stops.
 const SERVICES_GRACE: Duration = Duration::from_secs(4);
-/// Inbox of the control plane. Upper case: no agent can have this name, so none may listen there.
-const INBOX_OWNER: &str = "CONTROL-PLANE";
-
 /// What a control plane is made from.
 pub struct Options {
     /// What is declared.
@@ -87,47 +71,19 @@ pub struct ControlPlane {
     services: Shutdown,
 }
 
-/// What all parts stand on.
-struct Base {
-    link: Link,
-    context: jetstream::Context,
-    names: Names,
-    publisher: Publisher,
-    registry: Registry,
-}
-
 impl ControlPlane {
     /// Starts everything. Needs a runtime of any kind that lives as long as the agents shall.
     pub async fn start(options: Options) -> Result<Self, Fault> {
-        let listener = bind(options.listen).await?;
-        let deadline = Instant::now() + BROKER_MAX;
-        let link = connect(&options, deadline).await?;
-        let context = jetstream::new(link.client.clone());
-        let names = Names::new(options.project.namespace.clone());
-        let (audit, audit_service) = Audit::new(names.namespace());
-        let grants = Arc::new(grants(&options, &link));
-        let reconciler = Reconciler {
-            link: link.clone(),
-            context: context.clone(),
-            names: names.clone(),
-            sizes: options.sizes,
-            grants: Arc::clone(&grants),
-            audit: audit.clone(),
-        };
-        topology(&reconciler, deadline).await?;
-        let registry = Registry::open(&context, &names).await?;
-        restore(&grants, &registry, &options).await?;
-        for group in grants.all_groups() {
-            consumers::ensure(&context, &names, &group).await?;
-        }
-        let publisher = Publisher::start(link.clone(), publisher::Options::default()).await?;
-        let base = Base { link, context, names, publisher, registry };
+        let listener = base::bind(options.listen).await?;
+        let (audit, audit_service) = Audit::new(&options.project.namespace);
+        let (base, reconciler) = Base::reach(&options, &audit).await?;
+        let grants = Arc::clone(&reconciler.grants);
         let services = Shutdown::new();
-        let tasks = Tasks::new(services.clone());
-        let stop = services.token();
+        let (tasks, stop) = (Tasks::new(services.clone()), services.token());
+        // Whoever stops waiting for this start leaves nothing behind.
+        let unfinished = stop.clone().drop_guard();
         start_responder(&tasks, &base, &grants).await?;
-        let run = audit_service.run(base.publisher.clone(), stop.clone());
-        tasks.spawn("audit", OnFailure::Log, endless(run));
+        tasks.spawn("audit", OnFailure::Log, endless(audit_service.run(base.publisher.clone(), stop.clone())));
         let (poke, (health_tx, health)) = (Arc::new(Notify::new()), watch::channel(None));
         tasks.spawn("reconciler", OnFailure::Log, endless(reconciler.run(poke.clone(), health_tx, stop.clone())));
 
@@ -138,6 +94,7 @@ impl ControlPlane {
         let api_url = format!("http://{}", listener.local_addr().unwrap_or(options.listen));
         let router = api::router(api_state(&options, base, &grants, instances.clone()));
         tasks.spawn("api", OnFailure::Log, endless(serve::serve_tcp(listener, router, stop)));
+        unfinished.disarm();
         Ok(Self { api_url, instances, health, poke, supervisor, services })
     }
 
@@ -190,66 +147,6 @@ impl Drop for ControlPlane {
     fn drop(&mut self) {
         self.services.begin();
     }
-}
-
-async fn bind(address: SocketAddr) -> Result<TcpListener, Fault> {
-    TcpListener::bind(address).await.map_err(|error| {
-        let hint =
-            if error.kind() == std::io::ErrorKind::AddrInUse { ": the port is taken, choose another" } else { "" };
-        Fault::new(Code::BadConfig, format!("the control plane cannot listen on {address}: {error}{hint}"))
-    })
-}
-
-/// Tries until the deadline; a broker that refuses our credentials is not asked twice.
-async fn connect(options: &Options, deadline: Instant) -> Result<Link, Fault> {
-    let bad = |error: &dyn std::fmt::Display| Fault::new(Code::BadConfig, format!("cannot make credentials: {error}"));
-    let credentials = options.authority.control_plane(grants::now()).map_err(|error| bad(&error))?;
-    loop {
-        let attempt = Link::connect(connect::Options {
-            servers: options.servers.clone(),
-            name: "agentbus-control-plane".to_owned(),
-            inbox: subject::inbox(INBOX_OWNER, &std::process::id().to_string()),
-            identity: Identity::from_credentials(&credentials)?,
-        });
-        match attempt.await {
-            Ok(link) => return Ok(link),
-            Err(fault) if fault.code == Code::Unauthenticated || Instant::now() >= deadline => return Err(fault),
-            Err(fault) => tracing::debug!(error = %fault, "broker not reached yet"),
-        }
-        tokio::time::sleep(BROKER_PAUSE).await;
-    }
-}
-
-fn grants(options: &Options, link: &Link) -> Grants {
-    let payload_max = link.client.server_info().max_payload;
-    let common = Common {
-        namespace: options.project.namespace.clone(),
-        servers: options.servers.clone(),
-        event_bytes_max: options.event_bytes_max.min(payload_max.saturating_sub(PAYLOAD_RESERVE_BYTES)),
-    };
-    Grants::new(Arc::clone(&options.authority), common, Groups::declared(&options.project, options.person))
-}
-
-/// JetStream may need a moment after the broker accepts connections.
-async fn topology(reconciler: &Reconciler, deadline: Instant) -> Result<(), Fault> {
-    loop {
-        match reconciler.streams().await {
-            Err(fault) if fault.code == Code::BrokerDown && Instant::now() < deadline => {
-                tracing::debug!(error = %fault, "streams not there yet");
-                tokio::time::sleep(BROKER_PAUSE).await;
-            }
-            done => return done,
-        }
-    }
-}
-
-async fn restore(grants: &Grants, registry: &Registry, options: &Options) -> Result<(), Fault> {
-    let agents = options.project.agents.iter().map(|agent| agent.name.as_str());
-    for agent in agents.chain(options.person.then_some(PERSON)) {
-        let kept = registry.joined(agent).await?;
-        grants.groups().restore(agent, kept);
-    }
-    Ok(())
 }
 
 async fn start_responder(tasks: &Tasks, base: &Base, grants: &Arc<Grants>) -> Result<(), Fault> {

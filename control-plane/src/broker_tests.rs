@@ -14,8 +14,12 @@ use agentbus_nats::topology::Sizes;
 use agentbus_nats::{consumers, subject};
 use async_nats::jetstream;
 use futures_util::StreamExt;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
+use crate::registry::Registry;
 use crate::spec::Project;
+use crate::status::{InstanceState, InstanceStatus};
 use crate::{ControlPlane, Options, grants};
 
 const WAIT: Duration = Duration::from_secs(20);
@@ -190,7 +194,7 @@ async fn what_the_broker_lost_is_made_again_and_a_broker_restart_kills_nothing()
     context.delete_consumer_from_stream("report", Names::new("default").events()).await.unwrap();
     assert!(!exists(&admin, "report").await);
     scene.control.as_ref().unwrap().poke();
-    until(|| exists(&admin, "report")).await;
+    until(async || exists(&admin, "report").await).await;
 
     scene.server.restart().await.unwrap();
     let other = scene.sidecar("other").await;
@@ -200,11 +204,39 @@ async fn what_the_broker_lost_is_made_again_and_a_broker_restart_kills_nothing()
     ask(&other, "other", "renew", None).await.unwrap();
 }
 
-async fn until<F: Future<Output = bool>>(condition: impl Fn() -> F) {
+async fn until(condition: impl AsyncFn() -> bool) {
     let reached = async {
         while !condition().await {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     tokio::time::timeout(WAIT, reached).await.expect("condition not reached");
+}
+
+#[tokio::test]
+async fn states_and_facts_are_written_down() {
+    let scene = Scene::new().await;
+    let admin = scene.admin().await;
+    let (context, names) = (jetstream::new(admin.client.clone()), Names::new("default"));
+    let status = |state| InstanceStatus { instance: "report".into(), state, ..InstanceStatus::default() };
+    let (board, instances) = watch::channel(vec![status(InstanceState::Spawning)]);
+    let stop = CancellationToken::new();
+    let registry = Registry::open(&context, &names).await.unwrap();
+    let following = tokio::spawn(registry.follow(instances, stop.clone()));
+    board.send_replace(vec![status(InstanceState::Running)]);
+    let store = context.get_key_value(names.registry()).await.unwrap();
+    until(async || match store.get("agents.report").await.unwrap() {
+        Some(bytes) => serde_json::from_slice::<InstanceStatus>(&bytes).unwrap().state == InstanceState::Running,
+        None => false,
+    })
+    .await;
+    board.send_replace(vec![status(InstanceState::Stopped)]);
+    stop.cancel();
+    following.await.unwrap();
+    let last = store.get("agents.report").await.unwrap().unwrap();
+    assert!(String::from_utf8_lossy(&last).contains("stopped"), "the last state is written even when everything stops");
+
+    let subject = subject::audit("default", "topology.applied.v1");
+    let audit = context.get_stream(names.audit()).await.unwrap();
+    until(async || audit.get_last_raw_message_by_subject(&subject).await.is_ok()).await;
 }

@@ -3,7 +3,7 @@
 //! `spec` reads the project file, `authority` keeps the keys, `groups` decides who reads what, `grants` signs it and
 //! `control` hands it to sidecars that ask. `reconcile` keeps the broker as it should be, `supervise` the processes,
 //! `registry` and `audit` write down what is and what was. `dead_letters` and `api` are what people ask. `runner` holds
-//! programs that run beside a sidecar like any agent. `app` puts all of it together.
+//! programs that run beside a sidecar like any agent. `base` reaches the broker, `app` puts all of it together.
 //!
 //! Nothing here is on the way of an event: without the control plane events go on flowing.
 
@@ -12,6 +12,7 @@ mod app;
 pub mod args;
 mod audit;
 pub mod authority;
+mod base;
 #[cfg(test)]
 mod broker_tests;
 pub mod control;

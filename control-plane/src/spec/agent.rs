@@ -1,6 +1,5 @@
 //! One agent as it is written in the project file, with the project's defaults filled in.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use agentbus_nats::grant::Policy;
@@ -8,6 +7,7 @@ use agentbus_nats::pattern;
 use agentbus_proto::name;
 use agentbus_runtime::restart;
 
+use super::env::{self, Env};
 use super::policy;
 use super::read::{Map, Reader};
 use super::subscribe::{self, Subscription};
@@ -46,10 +46,6 @@ const LATER: &[&str] = &[
     "channels",
     "concurrency",
 ];
-
-/// Variables the bus sets itself.
-const RESERVED_ENV: &[&str] =
-    &["AGENTBUS_URL", "AGENTBUS_TOKEN", "AGENTBUS_AGENT", "AGENTBUS_NAMESPACE", "AGENTBUS_INSTANCE"];
 
 /// How an agent's program is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,15 +92,6 @@ pub struct Restart {
     pub policy: restart::Policy,
     /// How often at most; beyond, the agent is `crashlooping`.
     pub budget: restart::Budget,
-}
-
-/// The environment of the agent's program beyond the allow-list and the bus's own variables.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Env {
-    /// Names of variables handed through.
-    pub pass: Vec<String>,
-    /// Variables with fixed values.
-    pub set: BTreeMap<String, String>,
 }
 
 /// One agent, checked and complete.
@@ -168,7 +155,7 @@ pub(super) fn read(reader: &mut Reader, agent: &str, node: &Node, defaults: &Pol
         publish: publish(reader, &map),
         policy: policy::read(reader, &map, defaults),
         restart: policy::restart(reader, &map),
-        env: env(reader, &map),
+        env: env::read(reader, &map),
         runner: runner?,
         command: command?,
         replicas,
@@ -255,50 +242,6 @@ pub(super) fn pattern(reader: &mut Reader, node: &Node, text: &str, path: &str) 
             false
         }
     }
-}
-
-fn env(reader: &mut Reader, map: &Map<'_>) -> Env {
-    let path = map.name("env");
-    let Some(map) = map.get("env").and_then(|node| reader.table(node, &path, &["pass", "set"], &[])) else {
-        return Env::default();
-    };
-    let mut env = Env::default();
-    if let Some(node) = map.get("pass") {
-        for (node, text) in reader.texts(node, &map.name("pass")) {
-            if variable(reader, node, text, &map.name("pass")) {
-                env.pass.push(text.to_owned());
-            }
-        }
-    }
-    if let Some(set) = map.get("set").and_then(|node| reader.map(node, &map.name("set"))) {
-        for entry in set.entries {
-            let value = match &entry.value.value {
-                _ if entry.value.is_nothing() => Some(""),
-                _ => reader.text(&entry.value, &set.name(&entry.key)),
-            };
-            if variable(reader, &Node { at: entry.at, ..entry.value.clone() }, &entry.key, &set.path)
-                && let Some(value) = value
-            {
-                env.set.insert(entry.key.clone(), value.to_owned());
-            }
-        }
-    }
-    env
-}
-
-fn variable(reader: &mut Reader, node: &Node, text: &str, path: &str) -> bool {
-    let good =
-        |(at, byte): (usize, u8)| byte == b'_' || byte.is_ascii_alphabetic() || (at > 0 && byte.is_ascii_digit());
-    if text.is_empty() || !text.bytes().enumerate().all(good) {
-        let shown = text.escape_debug();
-        reader.error(node.at, format!("{path}: `{shown}` is no variable name; use letters, digits and _"));
-        return false;
-    }
-    if RESERVED_ENV.contains(&text) {
-        reader.error(node.at, format!("{path}: `{text}` is set by the bus itself"));
-        return false;
-    }
-    true
 }
 
 /// Checks an agent's name and says whether it can be used.

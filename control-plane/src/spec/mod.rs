@@ -1,12 +1,13 @@
 //! The project file, `agentbus.yaml`: what a person declares.
 //!
-//! Reading order: `yaml` makes a tree with places, `read` takes typed values out of it, `agent`, `subscribe` and
-//! `policy` know the keys, `check` looks at all agents together. Every mistake of a file is reported at once, with file,
+//! Reading order: `yaml` makes a tree with places, `read` takes typed values out of it, `agent`, `subscribe`, `policy`
+//! and `env` know the keys, `check` looks at all agents together. Every mistake of a file is reported at once, with file,
 //! line and column. A [`Project`] that exists is valid and complete: defaults are filled in, names and patterns are
 //! checked. Only keys that do something in this version are known.
 
 mod agent;
 mod check;
+mod env;
 mod errors;
 mod policy;
 mod read;
@@ -20,7 +21,8 @@ use std::path::Path;
 use agentbus_nats::grant::Policy;
 use agentbus_proto::name;
 
-pub use agent::{AgentSpec, Env, Output, Restart, Runner};
+pub use agent::{AgentSpec, Output, Restart, Runner};
+pub use env::Env;
 pub use errors::{SpecError, SpecErrors};
 pub use subscribe::Subscription;
 pub use yaml::Mark;

@@ -76,42 +76,28 @@ pub struct Supervisor {
     readiness: Readiness,
     shutdown: Shutdown,
     kill: CancellationToken,
-    /// Of the instance `me`.
-    token: Option<String>,
+    /// Of the instance `me`, if there is one.
+    person_token: String,
 }
 
 impl Supervisor {
     /// Starts everything; returns when the first processes are on their way. Fails only when logs cannot be written.
     pub fn start(options: Options, grants: Arc<Grants>, audit: Audit) -> Result<Self, Fault> {
-        let kill = CancellationToken::new();
-        let place = Place {
-            executable: options.executable.clone(),
-            project_dir: options.project_dir.clone(),
-            state_dir: options.state_dir.clone(),
-            otlp: options.otlp.clone(),
-            env: child::own_env(),
-            agent_grace: AGENT_GRACE,
-            drain: options.drain,
-            kill: kill.clone(),
-        };
         let logs = options.state_dir.join("logs");
         for folder in [&logs, &options.state_dir.join("run")] {
             state::create_private(folder).map_err(|error| Fault::new(Code::BadConfig, agent::with_source(&error)))?;
         }
+        let kill = CancellationToken::new();
+        let place = place(&options, kill.clone());
         let cast = cast(&options.project, options.person);
         let (instances, lines) = board::board(cast.iter().map(Role::status).collect());
         let (readiness, shutdown) = (Readiness::new(), Shutdown::new());
-        let tasks = Tasks::new(shutdown.clone());
-        let mut own_token = None;
-        let mut ready_to_go = Vec::new();
+        let person_token = token();
+        let mut settings = Vec::with_capacity(cast.len());
         for (role, line) in cast.into_iter().zip(lines) {
-            let token = token();
-            if role.spec.is_none() {
-                own_token = Some(token.clone());
-            }
-            ready_to_go.push(Instance::new(Setting {
+            settings.push(Setting {
                 namespace: options.project.namespace.clone(),
-                token,
+                token: if role.spec.is_none() { person_token.clone() } else { token() },
                 place: place.clone(),
                 grants: Arc::clone(&grants),
                 audit: audit.clone(),
@@ -123,12 +109,13 @@ impl Supervisor {
                 agent: role.agent,
                 instance: role.instance,
                 spec: role.spec,
-            }));
+            });
         }
-        for instance in ready_to_go {
-            tasks.spawn("instance", OnFailure::Log, instance.run(shutdown.token()));
+        let tasks = Tasks::new(shutdown.clone());
+        for setting in settings {
+            tasks.spawn("instance", OnFailure::Log, Instance::new(setting).run(shutdown.token()));
         }
-        Ok(Self { instances, readiness, shutdown, kill, token: own_token })
+        Ok(Self { instances, readiness, shutdown, kill, person_token })
     }
 
     /// The states of all instances, to watch.
@@ -149,10 +136,9 @@ impl Supervisor {
 
     /// The person's sidecar, once it has been ready.
     pub fn person(&self) -> Option<Door> {
-        let token = self.token.clone()?;
         let instances = self.instances.borrow();
         let url = instances.iter().find(|status| status.instance == PERSON)?.url.clone()?;
-        Some(Door { url, token })
+        Some(Door { url, token: self.person_token.clone() })
     }
 
     /// Ends everything: agents first, then their sidecars; after `grace` what is left is killed.
@@ -173,6 +159,19 @@ impl Drop for Supervisor {
     fn drop(&mut self) {
         self.shutdown.begin();
         self.kill.cancel();
+    }
+}
+
+fn place(options: &Options, kill: CancellationToken) -> Place {
+    Place {
+        executable: options.executable.clone(),
+        project_dir: options.project_dir.clone(),
+        state_dir: options.state_dir.clone(),
+        otlp: options.otlp.clone(),
+        env: child::own_env(),
+        agent_grace: AGENT_GRACE,
+        drain: options.drain,
+        kill,
     }
 }
 

@@ -65,7 +65,7 @@ pub(super) async fn hold(job: Job, place: Place, said: mpsc::Sender<Said>, order
         Ok(child) => {
             log.line(Stream::Supervisor, &format!("sidecar started, process {}", child.pid()));
             let _ = said.send(Said::SidecarStarted { pid: child.pid() }).await;
-            Run::new(job, &place, child).to_the_end(&said, orders).await
+            Run::new(job, &place, child).until_it_ends(&said, orders).await
         }
         Err(error) => with_source(&error),
     };
@@ -116,7 +116,7 @@ impl<'p> Run<'p> {
         Self { job, place, stdin: child.stdin(), lines, child, ready: false, cause: None, deadline }
     }
 
-    async fn to_the_end(mut self, said: &mpsc::Sender<Said>, mut orders: mpsc::Receiver<ToSidecar>) -> String {
+    async fn until_it_ends(mut self, said: &mpsc::Sender<Said>, mut orders: mpsc::Receiver<ToSidecar>) -> String {
         loop {
             // All branches are cancel-safe: lines, orders and the exit are found again in the next round.
             tokio::select! {

@@ -1,0 +1,128 @@
+//! Reaching the broker, and making it ready: connection, streams, groups of earlier runs, consumers of all groups.
+//!
+//! All of it is bounded; when it is done, agents may be spawned and the first event may come.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use agentbus_nats::connect::{self, Identity, Link};
+use agentbus_nats::names::Names;
+use agentbus_nats::publisher::{self, Publisher};
+use agentbus_nats::{consumers, subject};
+use agentbus_proto::{Code, Fault};
+use async_nats::jetstream;
+use tokio::net::TcpListener;
+
+use crate::app::Options;
+use crate::audit::Audit;
+use crate::grants::{self, Common, Grants};
+use crate::groups::{Groups, PERSON};
+use crate::reconcile::Reconciler;
+use crate::registry::Registry;
+
+/// How long the broker may take to be there and to have its streams, at the start.
+const BROKER_MAX: Duration = Duration::from_secs(10);
+/// Pause between tries.
+const BROKER_PAUSE: Duration = Duration::from_millis(200);
+/// Headers, and what is added on the way to RETRY and DLQ: an event of the largest size still fits there.
+const PAYLOAD_RESERVE_BYTES: usize = 16 * 1024;
+/// Inbox of the control plane. Upper case: no agent can have this name, so none may listen there.
+const INBOX_OWNER: &str = "CONTROL-PLANE";
+
+/// What all parts stand on.
+pub(crate) struct Base {
+    pub link: Link,
+    pub context: jetstream::Context,
+    pub names: Names,
+    pub publisher: Publisher,
+    pub registry: Registry,
+}
+
+impl Base {
+    /// Connects and makes the broker ready. The reconciler that did so comes along, to go on with it.
+    pub async fn reach(options: &Options, audit: &Audit) -> Result<(Self, Reconciler), Fault> {
+        let deadline = Instant::now() + BROKER_MAX;
+        let link = connect(options, deadline).await?;
+        let context = jetstream::new(link.client.clone());
+        let names = Names::new(options.project.namespace.clone());
+        let grants = Arc::new(grants(options, &link));
+        let reconciler = Reconciler {
+            link: link.clone(),
+            context: context.clone(),
+            names: names.clone(),
+            sizes: options.sizes,
+            grants: Arc::clone(&grants),
+            audit: audit.clone(),
+        };
+        topology(&reconciler, deadline).await?;
+        let registry = Registry::open(&context, &names).await?;
+        restore(&grants, &registry, options).await?;
+        for group in grants.all_groups() {
+            consumers::ensure(&context, &names, &group).await?;
+        }
+        let publisher = Publisher::start(link.clone(), publisher::Options::default()).await?;
+        Ok((Self { link, context, names, publisher, registry }, reconciler))
+    }
+}
+
+/// Binds the API's listener; a taken port is said plainly.
+pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, Fault> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let hint =
+            if error.kind() == std::io::ErrorKind::AddrInUse { ": the port is taken, choose another" } else { "" };
+        Fault::new(Code::BadConfig, format!("the control plane cannot listen on {address}: {error}{hint}"))
+    })
+}
+
+/// Tries until the deadline; a broker that refuses our credentials is not asked twice.
+async fn connect(options: &Options, deadline: Instant) -> Result<Link, Fault> {
+    let bad = |error: &dyn std::fmt::Display| Fault::new(Code::BadConfig, format!("cannot make credentials: {error}"));
+    let credentials = options.authority.control_plane(grants::now()).map_err(|error| bad(&error))?;
+    loop {
+        let attempt = Link::connect(connect::Options {
+            servers: options.servers.clone(),
+            name: "agentbus-control-plane".to_owned(),
+            inbox: subject::inbox(INBOX_OWNER, &std::process::id().to_string()),
+            identity: Identity::from_credentials(&credentials)?,
+        });
+        match attempt.await {
+            Ok(link) => return Ok(link),
+            Err(fault) if fault.code == Code::Unauthenticated || Instant::now() >= deadline => return Err(fault),
+            Err(fault) => tracing::debug!(error = %fault, "broker not reached yet"),
+        }
+        tokio::time::sleep(BROKER_PAUSE).await;
+    }
+}
+
+fn grants(options: &Options, link: &Link) -> Grants {
+    let payload_max = link.client.server_info().max_payload;
+    let common = Common {
+        namespace: options.project.namespace.clone(),
+        servers: options.servers.clone(),
+        event_bytes_max: options.event_bytes_max.min(payload_max.saturating_sub(PAYLOAD_RESERVE_BYTES)),
+    };
+    Grants::new(Arc::clone(&options.authority), common, Groups::declared(&options.project, options.person))
+}
+
+/// JetStream may need a moment after the broker accepts connections.
+async fn topology(reconciler: &Reconciler, deadline: Instant) -> Result<(), Fault> {
+    loop {
+        match reconciler.streams().await {
+            Err(fault) if fault.code == Code::BrokerDown && Instant::now() < deadline => {
+                tracing::debug!(error = %fault, "streams not there yet");
+                tokio::time::sleep(BROKER_PAUSE).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+async fn restore(grants: &Grants, registry: &Registry, options: &Options) -> Result<(), Fault> {
+    let agents = options.project.agents.iter().map(|agent| agent.name.as_str());
+    for agent in agents.chain(options.person.then_some(PERSON)) {
+        let kept = registry.joined(agent).await?;
+        grants.groups().restore(agent, kept);
+    }
+    Ok(())
+}
