@@ -198,7 +198,7 @@ impl Runner {
         let Some(outbound) = &self.outbound else { return };
         // A full queue is met again after the wait: repeating a frame is safe.
         for held in self.jobs.held().filter(|held| held.extend_at.is_some_and(|at| at <= now)) {
-            let sent = outbound.try_send(frames::extend(&held.id)).is_ok();
+            let sent = outbound.try_send(frames::extend(&held.id, held.lease)).is_ok();
             held.extend_at = Some(now + if sent { ANSWER_WAIT } else { TICK });
         }
     }

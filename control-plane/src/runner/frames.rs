@@ -1,5 +1,8 @@
 //! The frames a runner sends on its subscribe stream.
 
+use std::time::Duration;
+
+use agentbus_proto::duration;
 use agentbus_proto::sidecar::v1 as pb;
 use pb::settle_request::How;
 use pb::subscribe_request::Frame;
@@ -14,9 +17,9 @@ pub(super) fn credit(credit: u32) -> pb::SubscribeRequest {
     frame(Frame::Credit(credit))
 }
 
-/// Asks for more time: the group's ack deadline once more.
-pub(super) fn extend(delivery_id: &str) -> pb::SubscribeRequest {
-    let how = Some(How::Extend(pb::Extend { by: None }));
+/// Asks for this much time from now.
+pub(super) fn extend(delivery_id: &str, by: Duration) -> pb::SubscribeRequest {
+    let how = Some(How::Extend(pb::Extend { by: Some(duration::to_proto(by)) }));
     frame(Frame::Settle(pb::SettleRequest { delivery_id: delivery_id.to_owned(), emit: Vec::new(), how }))
 }
 

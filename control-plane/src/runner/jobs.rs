@@ -16,6 +16,9 @@ use tokio_util::sync::CancellationToken;
 /// Deadlines closer than this are not trusted to the last moment.
 const EXTEND_MIN: Duration = Duration::from_millis(50);
 
+/// Least time asked for: a delivery may have been under way for most of its first lease.
+const LEASE_MIN: Duration = Duration::from_secs(1);
+
 /// Which event of which group.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
@@ -36,6 +39,8 @@ pub(super) struct Held {
     pub id: String,
     /// Number of the stream it came on: on a newer one it does not count against the credit.
     pub stream: u64,
+    /// How much time it was given at first, and is asked for again.
+    pub lease: Duration,
     /// When to ask for more time; none when it cannot be extended any more.
     pub extend_at: Option<Instant>,
 }
@@ -115,7 +120,8 @@ impl Jobs {
 impl Held {
     pub(super) fn new(delivery: &Delivery, stream: u64, now: SystemTime) -> Self {
         let deadline = delivery.deadline.as_ref().and_then(timestamp::to_system);
-        let mut held = Self { id: delivery.delivery_id.clone(), stream, extend_at: None };
+        let lease = deadline.and_then(|deadline| deadline.duration_since(now).ok()).unwrap_or_default().max(LEASE_MIN);
+        let mut held = Self { id: delivery.delivery_id.clone(), stream, lease, extend_at: None };
         held.until(deadline, now);
         held
     }
@@ -179,6 +185,7 @@ mod tests {
         let mut held = held("a", 1);
         held.until(Some(now + Duration::from_secs(60)), now);
         assert_eq!(held.extend_at.unwrap() - Instant::now(), Duration::from_secs(30));
+        assert!(held.lease > Duration::from_secs(59), "{:?}", held.lease);
         held.until(Some(now - Duration::from_secs(1)), now);
         assert_eq!(held.extend_at.unwrap() - Instant::now(), EXTEND_MIN);
         held.until(None, now);

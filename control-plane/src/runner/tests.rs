@@ -89,7 +89,8 @@ impl Fake {
         let mut seen = self.seen();
         let mut answer = pb::SettleResponse { delivery_id: request.delivery_id.clone(), ..Default::default() };
         match request.how.unwrap() {
-            How::Extend(_) => {
+            How::Extend(extend) => {
+                assert!(extend.by.is_some_and(|by| by.seconds >= 1));
                 seen.extended.push(request.delivery_id);
                 answer.deadline = Some(timestamp::from_system(SystemTime::now() + Duration::from_secs(1)));
             }
@@ -392,6 +393,7 @@ async fn a_verdict_is_told_until_it_is_taken_or_of_no_use() {
     assert_eq!(bench.fake.verdict("one").await, How::Ack(pb::Ack {}));
     bench.fake.seen().unsettled = [Fault::new(Code::LeaseLost, "gone")].into();
     bench.fake.deliver("two", 2, "").await;
+    bench.fake.wait("refusal", |seen| seen.unsettled.is_empty().then_some(())).await;
     bench.fake.deliver("three", 3, "").await;
     assert_eq!(bench.fake.verdict("three").await, How::Ack(pb::Ack {}));
     let fake = bench.fake.clone();
