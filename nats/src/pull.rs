@@ -28,6 +28,12 @@ const RETRY_WAIT: Duration = Duration::from_millis(250);
 /// Most messages one request asks for: larger ones gain nothing (facts: hop.md §3).
 const BATCH_MAX: usize = 10_000;
 
+/// Most payload bytes one request asks for, so that large events cannot fill the memory; the broker ends the request
+/// there and the next one goes on.
+const BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The broker confirms the end of a subscription within a round trip.
+const FINISH_WAIT: Duration = Duration::from_secs(1);
+
 /// One message from the broker.
 #[derive(Debug, Clone)]
 pub struct Incoming {
@@ -108,6 +114,23 @@ impl Pull {
         }
     }
 
+    /// Ends all requests and returns what the broker had sent already, within a second. Nothing comes afterwards; what
+    /// is sent in the last round trip may be missed and comes to somebody after the ack wait.
+    pub async fn finish(&mut self) -> Vec<Incoming> {
+        let mut rest = Vec::new();
+        let end = Instant::now() + FINISH_WAIT;
+        // The client's own drain ends the subscription without waiting for the broker, so a round trip goes first.
+        let flushed = tokio::time::timeout_at(end, self.link.client.flush()).await;
+        // A refusal means that the client is closed: then nothing is on its way.
+        if !matches!(flushed, Ok(Ok(()))) || self.messages.drain().await.is_err() {
+            return rest;
+        }
+        while let Ok(Some(message)) = tokio::time::timeout_at(end, self.messages.next()).await {
+            rest.extend(self.take(message));
+        }
+        rest
+    }
+
     /// When to look at the requests again without having heard anything.
     fn wake(&self) -> Instant {
         let now = Instant::now();
@@ -130,7 +153,9 @@ impl Pull {
         }
         self.next_request += 1;
         let (expires, heartbeat) = (EXPIRES.as_nanos(), HEARTBEAT.as_nanos());
-        let body = format!(r#"{{"batch":{missing},"expires":{expires},"idle_heartbeat":{heartbeat}}}"#);
+        let body = format!(
+            r#"{{"batch":{missing},"max_bytes":{BYTES_MAX},"expires":{expires},"idle_heartbeat":{heartbeat}}}"#
+        );
         let reply = format!("{}.{}", self.inbox, self.next_request);
         if self.open.is_empty() {
             self.heard = Instant::now();

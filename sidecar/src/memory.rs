@@ -2,6 +2,15 @@
 //! settle repeated by the agent gets the same answer.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use agentbus_nats::publisher::Stored;
+
+/// Ids of emitted events remembered for repeated settles; about 200 bytes each.
+const EMITTED_IDS_MAX: usize = 20_000;
+
+/// What an ack emitted: ids and where they are stored.
+pub type Emitted = Arc<[(String, Stored)]>;
 
 /// Which stream of the namespace a delivery came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -30,12 +39,16 @@ pub enum Verdict {
     Acked,
     /// A retry copy is stored.
     Nacked,
+    /// Nacked in place: the broker delivers it again. Not an answer for a redelivery.
+    Later,
     /// A dead letter is stored.
     Dead,
     /// To be dead-lettered when it comes again: the dead-letter stream was not available.
     Rejected(String),
     /// Taken from the agent: deadline over, or given back. Not an answer for a redelivery.
     Lost,
+    /// Taken from the agent, and its successor is stored: a redelivery is one too many.
+    Moved,
 }
 
 /// The last so many verdicts.
@@ -43,12 +56,20 @@ pub struct Memory {
     verdicts: HashMap<Key, Verdict>,
     order: VecDeque<Key>,
     entries_max: usize,
+    emitted: VecDeque<(Key, Emitted)>,
+    emitted_ids: usize,
 }
 
 impl Memory {
     /// Bounded by `entries_max` entries of about 100 bytes; memory grows only as they come.
     pub fn new(entries_max: usize) -> Self {
-        Self { verdicts: HashMap::new(), order: VecDeque::new(), entries_max: entries_max.max(1) }
+        Self {
+            verdicts: HashMap::new(),
+            order: VecDeque::new(),
+            entries_max: entries_max.max(1),
+            emitted: VecDeque::new(),
+            emitted_ids: 0,
+        }
     }
 
     /// Remembers a verdict, in place of an earlier one.
@@ -61,6 +82,23 @@ impl Memory {
                 self.verdicts.remove(&oldest);
             }
         }
+    }
+
+    /// Remembers what an ack emitted; the oldest are forgotten first.
+    pub fn remember_emitted(&mut self, key: Key, emitted: Emitted) {
+        self.emitted_ids += emitted.len();
+        self.emitted.push_back((key, emitted));
+        while self.emitted_ids > EMITTED_IDS_MAX
+            && let Some((_, oldest)) = self.emitted.pop_front()
+        {
+            self.emitted_ids -= oldest.len();
+        }
+    }
+
+    /// What the ack of a message emitted, if that is still known.
+    pub fn emitted(&self, key: &Key) -> Option<Emitted> {
+        // A look at all of them, for repeated settles only.
+        self.emitted.iter().rev().find(|(other, _)| other == key).map(|(_, emitted)| emitted.clone())
     }
 
     /// How a message ended, if that is still known.
@@ -88,5 +126,17 @@ mod tests {
         assert_eq!(memory.verdict(&key(1)), None);
         assert_eq!(memory.verdict(&key(2)), Some(&Verdict::Acked));
         assert_eq!(memory.verdict(&key(3)), Some(&Verdict::Nacked));
+    }
+
+    #[test]
+    fn what_was_emitted_is_bounded_by_its_ids() {
+        let stored = Stored { stream: "S".into(), seq: 1, duplicate: false };
+        let many = |count: usize| -> Emitted { vec![("id".to_owned(), stored.clone()); count].into() };
+        let mut memory = Memory::new(2);
+        memory.remember_emitted(key(1), many(EMITTED_IDS_MAX / 2));
+        memory.remember_emitted(key(2), many(EMITTED_IDS_MAX / 2));
+        assert!(memory.emitted(&key(1)).is_some());
+        memory.remember_emitted(key(3), many(1));
+        assert_eq!((memory.emitted(&key(1)), memory.emitted(&key(3)).map(|ids| ids.len())), (None, Some(1)));
     }
 }

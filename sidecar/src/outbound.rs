@@ -15,6 +15,7 @@ use agentbus_proto::{Code, EventHead, Fault, Limits, Stamp, stamp, validate};
 use agentbus_runtime::trace::{Context, Kind, Span, Tracer, semconv};
 use async_nats::HeaderMap;
 use bytes::Bytes;
+use prost::encoding::{DecodeContext, WireType, decode_key, skip_field};
 
 use crate::metrics::Metrics;
 use crate::scope::Scope;
@@ -66,6 +67,14 @@ struct Inner {
     metrics: Metrics,
 }
 
+/// An event that may be sent.
+pub struct Checked {
+    id: String,
+    message: Message,
+    span: Span,
+    since: Instant,
+}
+
 /// An event on its way to the broker.
 pub struct Sent {
     /// The event's id, given or made.
@@ -110,28 +119,53 @@ impl Outbound {
         parent: &Parent,
         cause: Option<&Cause>,
     ) -> Result<Sent, Fault> {
-        let result = self.try_send(event, ttl, parent, cause).await;
-        result.inspect_err(|fault| self.inner.metrics.publish(fault.code.as_str()))
+        self.send_checked(self.check(event, ttl, parent, cause)?).await
     }
 
-    async fn try_send(
+    /// Checks an event and fills in what is missing, sends nothing: so that of several either all go or none.
+    pub fn check(
         &self,
         event: Bytes,
         ttl: Option<Duration>,
         parent: &Parent,
         cause: Option<&Cause>,
-    ) -> Result<Sent, Fault> {
+    ) -> Result<Checked, Fault> {
+        let result = self.try_check(event, ttl, parent, cause);
+        result.inspect_err(|fault| self.inner.metrics.publish(fault.code.as_str()))
+    }
+
+    /// Hands a checked event to the broker's connection, in call order.
+    pub async fn send_checked(&self, checked: Checked) -> Result<Sent, Fault> {
+        let Checked { id, message, mut span, since } = checked;
+        match self.inner.publisher.send(message).await {
+            Ok(pending) => Ok(Sent { id, pending, span, since, outbound: self.clone() }),
+            Err(fault) => {
+                self.inner.metrics.publish(fault.code.as_str());
+                fail(&mut span, &fault);
+                Err(fault)
+            }
+        }
+    }
+
+    fn try_check(
+        &self,
+        event: Bytes,
+        ttl: Option<Duration>,
+        parent: &Parent,
+        cause: Option<&Cause>,
+    ) -> Result<Checked, Fault> {
         let since = Instant::now();
         if event.is_empty() {
             return Err(Fault::new(Code::InvalidEvent, "the request holds no event"));
         }
         let now = SystemTime::now();
         let mut head = EventHead::decode(&event)?;
+        check_data(&event)?;
         let stamped = self.stamp(&event, &mut head, ttl, now, cause);
         let to = validate(&head, stamped.len(), &self.inner.limits, now)?;
         let scope = self.inner.scope.read().unwrap_or_else(PoisonError::into_inner).clone();
         let topic = scope.topic(&to)?.to_owned();
-        let mut span = self.span(&topic, &head, stamped.len(), parent);
+        let span = self.span(&topic, &head, stamped.len(), parent);
         let subject = EventSubject {
             namespace: self.inner.namespace.clone(),
             lane: Lane::from(Priority::try_from(head.priority).unwrap_or_default()),
@@ -142,13 +176,7 @@ impl Outbound {
         };
         let headers = self.headers(&head, parent, span.context());
         let message = Message { subject: subject.render(), headers, payload: stamped };
-        match self.inner.publisher.send(message).await {
-            Ok(pending) => Ok(Sent { id: head.id, pending, span, since, outbound: self.clone() }),
-            Err(fault) => {
-                fail(&mut span, &fault);
-                Err(fault)
-            }
-        }
+        Ok(Checked { id: head.id, message, span, since })
     }
 
     /// Fills in what the sender left out, in the head and in the bytes alike.
@@ -251,6 +279,20 @@ impl Sent {
             }
         }
     }
+}
+
+/// The head skips the payload without a look at its wire type; a receiver that decodes the whole event would fail on it.
+fn check_data(mut event: &[u8]) -> Result<(), Fault> {
+    const DATA: u32 = 13;
+    let wrong = |why: &str| Fault::new(Code::InvalidEvent, format!("not an agentbus.event.v1.Event: {why}"));
+    while !event.is_empty() {
+        let (tag, wire_type) = decode_key(&mut event).map_err(|error| wrong(&error.to_string()))?;
+        if tag == DATA && wire_type != WireType::LengthDelimited {
+            return Err(wrong("`data` is not bytes"));
+        }
+        skip_field(wire_type, tag, &mut event, DecodeContext::default()).map_err(|error| wrong(&error.to_string()))?;
+    }
+    Ok(())
 }
 
 /// Marks a span with a fault.

@@ -1,4 +1,6 @@
 //! All behaviours in one binary: one link step, and tests that share the machine, not a server.
 
+mod delivery;
 mod dependencies;
+mod edge;
 mod skeleton;

@@ -5,14 +5,17 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use agentbus_nats::connect::{self, Identity, Link};
+use agentbus_nats::consumers::GroupState;
 use agentbus_nats::grant::{Grant, GroupGrant, Policy};
 use agentbus_nats::identity::{Authority, UserSpec};
 use agentbus_nats::names::Names;
 use agentbus_nats::server::{self, ConfigOptions, OperatorMode, Server};
 use agentbus_nats::topology::Sizes;
 use agentbus_nats::{consumers, plan};
-use async_nats::jetstream;
+use async_nats::jetstream::{self, consumer, message::StreamMessage};
 use tempfile::TempDir;
+
+use crate::wait::until;
 
 /// Namespace of the tests.
 pub const NAMESPACE: &str = "default";
@@ -109,6 +112,65 @@ impl Broker {
     pub async fn message(&self, stream: &str, seq: u64) -> jetstream::message::StreamMessage {
         let stream = self.context.get_stream(stream).await.expect("stream exists");
         stream.get_raw_message(seq).await.expect("message exists")
+    }
+
+    /// State of a group's two consumers.
+    pub async fn state(&self, group: &str) -> GroupState {
+        let groups = [group.to_owned()];
+        consumers::states(&self.context, &self.names, &groups).await.expect("consumers exist").remove(0)
+    }
+
+    /// Waits until a group has read everything and nothing of it is unsettled or waiting for a retry.
+    pub async fn settled(&self, group: &str) {
+        until("settled group", || async {
+            let state = self.state(group).await;
+            if (state.lag, state.in_flight, state.retrying) == (0, 0, 0) { Ok(()) } else { Err(state) }
+        })
+        .await;
+    }
+
+    /// All messages of a stream, oldest first.
+    pub async fn messages(&self, stream: &str) -> Vec<StreamMessage> {
+        let handle = self.context.get_stream(stream).await.expect("stream exists");
+        let state = &handle.cached_info().state;
+        let mut messages = Vec::new();
+        for seq in state.first_sequence.max(1)..=state.last_sequence {
+            // Gaps are messages that are gone.
+            messages.extend(handle.get_raw_message(seq).await.ok());
+        }
+        messages
+    }
+
+    /// Waits until there are this many dead letters.
+    pub async fn dead_letters(&self, count: usize) -> Vec<StreamMessage> {
+        until("dead letters", || async {
+            let letters = self.messages(&self.names.dead_letters()).await;
+            if letters.len() >= count { Ok(letters) } else { Err(letters.len()) }
+        })
+        .await
+    }
+
+    /// Stores a message with the test's own rights, around every check of a sidecar.
+    pub async fn store(&self, subject: &str, payload: impl Into<bytes::Bytes>) -> u64 {
+        let stored = self.context.publish(subject.to_owned(), payload.into()).await.expect("sent");
+        stored.await.expect("stored").sequence
+    }
+
+    /// Shortens the wait after which the broker delivers to somebody else, for tests of what happens then. Not below
+    /// 4 s: sidecars extend every 3 s.
+    pub async fn ack_wait(&self, group: &str, wait: Duration) {
+        for (stream, name) in
+            [(self.names.events(), Names::consumer(group)), (self.names.retry(), Names::retry_consumer(group))]
+        {
+            let consumer: consumer::PullConsumer =
+                self.context.get_consumer_from_stream(&name, &stream).await.expect("consumer exists");
+            let config = consumer::pull::Config {
+                ack_wait: wait,
+                ..consumer::FromConsumer::try_from_consumer_config(consumer.cached_info().config.clone())
+                    .expect("a pull consumer")
+            };
+            self.context.create_consumer_on_stream(config, &stream).await.expect("updated");
+        }
     }
 
     /// Kills the server without warning and starts it again on the same port and store.

@@ -3,10 +3,11 @@
 use agentbus_proto::event::v1::Event;
 use agentbus_proto::sidecar::v1::sidecar_client::SidecarClient;
 use agentbus_proto::sidecar::v1::{
-    Ack, Delivery, Nack, Open, SettleRequest, SubscribeRequest, SubscribeResponse, Subscription, settle_request,
-    subscribe_request, subscribe_response,
+    Ack, Delivery, Nack, Open, PublishRequest, PublishResponse, SettleRequest, SubscribeRequest, SubscribeResponse,
+    Subscription, settle_request, subscribe_request, subscribe_response,
 };
 use agentbus_proto::{Address, Fault};
+use futures_util::TryStreamExt;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
@@ -45,10 +46,27 @@ pub async fn client_with(sidecar: &SidecarProcess, token: &str) -> Client {
     SidecarClient::with_interceptor(channel, Token(token.to_owned())).max_decoding_message_size(16 << 20)
 }
 
+/// A client that reaches the sidecar at another address: that of a proxy.
+pub async fn client_via(sidecar: &SidecarProcess, address: &str) -> Client {
+    let endpoint = Channel::from_shared(format!("http://{address}")).expect("a URL");
+    // The sidecar must see its own name.
+    let channel = endpoint.origin(sidecar.url.parse().expect("a URL")).connect().await.expect("connects");
+    SidecarClient::with_interceptor(channel, Token(sidecar.token.clone())).max_decoding_message_size(16 << 20)
+}
+
 /// An event to a topic with this data.
 pub fn event(to: &str, data: impl Into<bytes::Bytes>) -> Event {
     let to: Address = to.parse().expect("an address");
     Event { to: Some(to.into()), data: data.into(), content_type: "text/plain".into(), ..Event::default() }
+}
+
+/// Publishes over one stream; the answers in order.
+pub async fn publish_all(client: &mut Client, events: impl IntoIterator<Item = Event>) -> Vec<PublishResponse> {
+    let requests: Vec<PublishRequest> =
+        events.into_iter().map(|event| PublishRequest { event: Some(event), ..Default::default() }).collect();
+    let answers = client.publish_stream(tokio_stream::iter(requests)).await.expect("a stream").into_inner();
+    let answers = timeout(PATIENCE, answers.try_collect::<Vec<_>>()).await.expect("answers in time");
+    answers.expect("no error")
 }
 
 /// An open subscribe stream.

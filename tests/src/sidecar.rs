@@ -4,11 +4,14 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use agentbus_nats::grant::{AgentLife, FromSidecar, GroupGrant, Start, ToSidecar};
+use bytes::Bytes;
+use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
 use crate::broker::Broker;
+use crate::http::request;
 use crate::wait::PATIENCE;
 
 /// Who the sidecar is for and what it may do.
@@ -30,6 +33,8 @@ pub struct Member<'a> {
     pub otlp: Option<&'a str>,
     /// Path of a unix socket.
     pub unix: Option<&'a str>,
+    /// Broker address, `host:port`, when it is not the broker's own: that of a proxy.
+    pub server: Option<&'a str>,
 }
 
 /// A running sidecar process. Killed when dropped.
@@ -69,8 +74,12 @@ impl SidecarProcess {
         let instance = if member.instance.is_empty() { member.agent } else { member.instance };
         let token =
             if member.token.is_empty() { format!("token-of-{}", member.agent) } else { member.token.to_owned() };
+        let mut grant = broker.grant(member.agent, instance, &public_key, member.groups, member.publish);
+        if let Some(server) = member.server {
+            grant.servers = vec![format!("nats://{server}")];
+        }
         let start = Start {
-            grant: broker.grant(member.agent, instance, &public_key, member.groups, member.publish),
+            grant,
             token: token.clone(),
             listen: if member.listen.is_empty() { "127.0.0.1:0".to_owned() } else { member.listen.to_owned() },
             admin: "127.0.0.1:0".to_owned(),
@@ -103,6 +112,32 @@ impl SidecarProcess {
         let mut stdin = self.stdin.take().expect("not draining");
         say(&mut stdin, &ToSidecar::Drain {}).await;
         timeout(PATIENCE, self.child.wait()).await.expect("ends in time").expect("ends")
+    }
+
+    /// Asks it to end with SIGTERM and waits for its end.
+    pub async fn terminate(&mut self) -> std::process::ExitStatus {
+        self.signal(Signal::TERM);
+        timeout(PATIENCE, self.child.wait()).await.expect("ends in time").expect("ends")
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = self.child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())).expect("running");
+        rustix::process::kill_process(pid, signal).expect("signalled");
+    }
+
+    /// One series of `/metrics`, for example `agentbus_published_total{outcome="stored"}`; 0 while there is none.
+    pub async fn metric(&self, series: &str) -> f64 {
+        let admin = self.admin.trim_start_matches("http://");
+        let answer = request(admin, "GET", "/metrics", &[], Bytes::new()).await.expect("metrics");
+        let text = answer.body.as_str().expect("text").to_owned();
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ').map(str::to_owned));
+        line.map_or(0.0, |value| value.parse().expect("a number"))
+    }
+
+    /// How many deliveries of a group ended like this.
+    pub async fn outcome(&self, group: &str, outcome: &str) -> f64 {
+        self.metric(&format!(r#"agentbus_deliveries_total{{group="{group}",outcome="{outcome}"}}"#)).await
     }
 
     /// kill -9.

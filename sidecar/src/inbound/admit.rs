@@ -51,9 +51,9 @@ pub fn admit(incoming: &Incoming, group: &GroupGrant, key: &Key, memory: &Memory
         return Admission::Wait(left);
     }
     match memory.verdict(key) {
-        Some(Verdict::Acked | Verdict::Nacked | Verdict::Dead) => return Admission::Done("reacked"),
+        Some(Verdict::Acked | Verdict::Nacked | Verdict::Dead | Verdict::Moved) => return Admission::Done("reacked"),
         Some(Verdict::Rejected(reason)) => return Admission::Dead(Class::Rejected, reason.clone()),
-        Some(Verdict::Lost) | None => {}
+        Some(Verdict::Lost | Verdict::Later) | None => {}
     }
     let head = match EventHead::decode(&incoming.payload) {
         Ok(head) => head,
@@ -91,7 +91,9 @@ fn wanted(head: &EventHead, group: &GroupGrant) -> bool {
 fn deliver(incoming: &Incoming, group: &GroupGrant, source: Source, head: EventHead) -> Admission {
     let policy = &group.policy;
     let wish = head.delivery.as_ref();
-    let wished = wish.map_or(0, |wish| wish.max_attempts);
+    let at_most_once = wish.is_some_and(|wish| wish.mode() == DeliveryMode::AtMostOnce);
+    // Never twice: a failure is the last one.
+    let wished = if at_most_once { 1 } else { wish.map_or(0, |wish| wish.max_attempts) };
     let attempts_max = if wished == 0 { policy.max_attempts } else { wished.min(policy.max_attempts) }.max(1);
     let delivered = incoming.receipt.delivered;
     // In an ordered group failures stay in place, so the broker's count is the attempt.
@@ -107,7 +109,6 @@ fn deliver(incoming: &Incoming, group: &GroupGrant, source: Source, head: EventH
     let deadline = wish.and_then(|wish| wish.ack_deadline).and_then(|deadline| Duration::try_from(deadline).ok());
     let ack_deadline =
         deadline.filter(|wish| !wish.is_zero()).map_or(policy.ack_deadline(), |wish| wish.min(policy.ack_deadline()));
-    let at_most_once = wish.is_some_and(|wish| wish.mode() == DeliveryMode::AtMostOnce);
     Admission::Deliver(Box::new(Fresh { head, attempt, attempts_max, ack_deadline, at_most_once }))
 }
 
@@ -153,6 +154,14 @@ mod tests {
         assert!(matches!(check(&junk, &group()), Admission::Dead(Class::Undecodable, _)));
         let forged = Event { source: "boss".into(), ..event() };
         assert_eq!(check(&incoming(&forged), &group()), Admission::Done("forged"));
+    }
+
+    #[test]
+    fn at_most_once_has_one_attempt() {
+        let delivery = DeliveryOptions { mode: DeliveryMode::AtMostOnce.into(), max_attempts: 3, ..Default::default() };
+        let once = Event { delivery: Some(delivery), ..event() };
+        let Admission::Deliver(fresh) = check(&incoming(&once), &group()) else { panic!() };
+        assert_eq!((fresh.attempts_max, fresh.at_most_once), (1, true));
     }
 
     #[test]

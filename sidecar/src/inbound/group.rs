@@ -15,7 +15,7 @@ use crate::memory::Source;
 /// Retries asked for at once: early ones go straight back, so a few suffice.
 const RETRY_PULL_MAX: usize = 256;
 
-/// Runs until stopped.
+/// Runs until stopped; what is on its way then is still taken in.
 pub(super) async fn run(
     hub: Hub,
     group: Arc<GroupGrant>,
@@ -35,8 +35,15 @@ pub(super) async fn run(
             incoming = events.next() => (Source::Events, incoming),
             incoming = retries.next() => (Source::Retry, incoming),
             () = poke.notified() => continue,
-            () = stop.cancelled() => return Ok(()),
+            () = stop.cancelled() => break,
         };
         hub.incoming(&group, source, incoming).await;
     }
+    // What the broker has sent already would come again only after the ack wait, and count as a crash.
+    for (source, pull) in [(Source::Events, &mut events), (Source::Retry, &mut retries)] {
+        for incoming in pull.finish().await {
+            hub.incoming(&group, source, incoming).await;
+        }
+    }
+    Ok(())
 }

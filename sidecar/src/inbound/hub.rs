@@ -14,6 +14,7 @@ use agentbus_nats::pull::Incoming;
 use agentbus_proto::sidecar::wire;
 use agentbus_proto::{Code, Fault};
 use agentbus_runtime::trace::{Context, Kind, Tracer, semconv};
+use futures_util::StreamExt;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,10 +22,15 @@ use tokio_util::task::TaskTracker;
 use super::admit::{Admission, Fresh, admit};
 use super::group;
 use super::table::{Command, Gone, Held, Outgoing, Table};
-use crate::memory::{Key, Source, Verdict};
+use crate::memory::{Key, Source};
 use crate::metrics::Metrics;
 use crate::outbound::Outbound;
 use crate::seal::Seal;
+
+/// Moves and answers under way at once.
+const COMMANDS_MAX: usize = 256;
+/// Group loops hand over what is on its way within a round trip to the broker; without one they are not waited for.
+const HAND_OVER_MAX: Duration = Duration::from_secs(2);
 
 /// How the inbound side behaves.
 #[derive(Debug, Clone, Copy)]
@@ -71,6 +77,9 @@ struct Inner {
     options: Options,
     table: Mutex<Table>,
     groups: Mutex<HashMap<Arc<str>, Running>>,
+    /// The group loops, and what ends them: first of all in a drain.
+    loops: TaskTracker,
+    intake: CancellationToken,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -91,6 +100,8 @@ impl Hub {
             options,
             table: Mutex::new(Table::new(options.memory_entries_max)),
             groups: Mutex::default(),
+            loops: TaskTracker::new(),
+            intake: CancellationToken::new(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         };
@@ -112,9 +123,9 @@ impl Hub {
                 changed.stop.cancel();
             }
             let grant = Arc::new(group.clone());
-            let (poke, stop) = (Arc::new(Notify::new()), self.inner.stop.child_token());
+            let (poke, stop) = (Arc::new(Notify::new()), self.inner.intake.child_token());
             let run = group::run(self.clone(), grant.clone(), poke.clone(), stop.clone());
-            self.inner.tasks.spawn(async move {
+            self.inner.loops.spawn(async move {
                 if let Err(fault) = run.await {
                     tracing::error!(%fault, "group stopped");
                 }
@@ -203,8 +214,12 @@ impl Hub {
     /// time to store what is given back.
     pub async fn drain(&self, grace: Duration) {
         self.table().start_draining();
-        self.after_all();
         let end = Instant::now() + grace;
+        self.inner.intake.cancel();
+        self.inner.loops.close();
+        let _ = tokio::time::timeout(HAND_OVER_MAX, self.inner.loops.wait()).await;
+        let waiting = self.table().give_waiting_back();
+        self.run(waiting).await;
         while Instant::now() < end && self.held() > 0 && self.table().has_work_out() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -215,7 +230,7 @@ impl Hub {
         self.run(commands).await;
         self.inner.stop.cancel();
         self.inner.tasks.close();
-        // Group loops end at once; moves under way are bounded by the publisher's own waits.
+        // Moves under way are bounded by the publisher's own waits.
         self.inner.tasks.wait().await;
         let _ = tokio::time::timeout(Duration::from_secs(2), self.link().client.flush()).await;
     }
@@ -339,20 +354,21 @@ impl Hub {
         }
     }
 
+    /// Carries commands out: begun in their order, many at once, so that one that waits does not hold up the rest.
     async fn run(&self, commands: Vec<Command>) {
-        for command in commands {
-            match command {
-                Command::Answer(subject, answer) => self.answer(&subject, answer).await,
-                Command::GiveBack(held) => self.give_back(&held).await,
-                Command::Crash(held) => self.crashed(&held).await,
-                Command::Fail(held, cause) => {
-                    self.metrics().delivery(&held.key.group, "lost");
-                    let moved = self.failed(&held, &cause, None).await;
-                    if moved != super::moves::Moved::InPlace {
-                        self.table().memory.remember(held.key.clone(), Verdict::Lost);
-                    }
-                    self.after(&held.key.group);
-                }
+        let commands = futures_util::stream::iter(commands);
+        commands.for_each_concurrent(COMMANDS_MAX, |command| self.run_one(command)).await;
+    }
+
+    async fn run_one(&self, command: Command) {
+        match command {
+            Command::Answer(subject, answer) => self.answer(&subject, answer).await,
+            Command::GiveBack(held) => self.give_back(&held).await,
+            Command::Crash(held) => self.crashed(&held).await,
+            Command::Fail(held, cause) => {
+                self.metrics().delivery(&held.key.group, "lost");
+                self.failed_alone(&held, &cause, None).await;
+                self.after(&held.key.group);
             }
         }
     }

@@ -9,6 +9,7 @@ use agentbus_runtime::trace::{Context, Kind, Span, semconv};
 
 use super::hub::Hub;
 use super::table::Held;
+use crate::memory::Verdict;
 use crate::metrics::{Group, GroupClass};
 use crate::outbound::fail;
 
@@ -67,6 +68,13 @@ impl Hub {
         }
     }
 
+    /// The same for one that was taken from its agent; a redelivery of what was moved is one too many.
+    pub(super) async fn failed_alone(&self, held: &Held, cause: &str, wait: Option<Duration>) {
+        if self.failed(held, cause, wait).await != Moved::InPlace {
+            self.table().memory.remember(held.key.clone(), Verdict::Moved);
+        }
+    }
+
     /// A crash of whoever held it. The broker counts it for events; a retry copy counts by its attempts, because its
     /// delivery count also holds early rounds.
     pub(super) async fn crashed(&self, held: &Held) {
@@ -77,7 +85,7 @@ impl Hub {
         match held.key.source {
             crate::memory::Source::Retry if !held.group.ordered => {
                 let cause = "the agent went away while it held the delivery";
-                self.failed(held, cause, Some(Duration::ZERO)).await;
+                self.failed_alone(held, cause, Some(Duration::ZERO)).await;
             }
             _ => self.answer(&held.incoming.receipt.subject, Answer::Nak(None)).await,
         }
@@ -86,17 +94,21 @@ impl Hub {
     /// Hands a delivery back to its group without counting a failure: through the retry stream, due now, same attempt.
     pub(super) async fn give_back(&self, held: &Held) {
         self.metrics().delivery(&held.key.group, "given_back");
-        if held.fresh.at_most_once {
+        if held.fresh.at_most_once && held.worked(Instant::now()).is_some() {
+            // The agent has seen it.
             return;
         }
-        if held.group.ordered {
+        if held.group.ordered && !held.fresh.at_most_once {
             self.answer(&held.incoming.receipt.subject, Answer::Nak(None)).await;
             return;
         }
         let now = SystemTime::now();
         let copy = moves::retry(self.mover(&held.key.group), &held.incoming, held.fresh.attempt, now, None, None);
         let answer = match self.publisher().store(copy).await {
-            Ok(_) => Answer::Ack,
+            Ok(_) => {
+                self.table().memory.remember(held.key.clone(), Verdict::Moved);
+                Answer::Ack
+            }
             Err(fault) => {
                 tracing::warn!(group = %held.key.group, seq = held.key.seq, %fault, "given back in place");
                 Answer::Nak(None)

@@ -51,6 +51,9 @@ pub struct Settled {
     pub deadline: Option<SystemTime>,
 }
 
+/// Longest pause an agent may ask for: beyond any use, and far from where times overflow.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+
 /// Longest extension at once; the hard ceiling of a lease bounds their sum.
 const EXTEND_MAX: Duration = Duration::from_secs(3600);
 
@@ -109,6 +112,9 @@ impl Hub {
             How::Extend { .. } => return Ok(Settled::default()),
         };
         let (settled, verdict, outcome) = result?;
+        if !settled.emitted.is_empty() {
+            self.table().memory.remember_emitted(held.key.clone(), settled.emitted.clone().into());
+        }
         guard.verdict = Some(verdict);
         drop(guard);
         self.metrics().delivery(&held.key.group, outcome);
@@ -118,22 +124,22 @@ impl Hub {
     async fn nack(&self, held: &Held, wait: Option<Duration>, reason: &str) -> (Settled, Verdict, &'static str) {
         let _span = self.settle_span(held, "nack");
         let cause = if reason.is_empty() { "nacked by the agent without a reason" } else { reason };
-        let verdict = match self.failed(held, cause, wait).await {
+        let verdict = match self.failed(held, cause, wait.map(|wait| wait.min(RETRY_AFTER_MAX))).await {
             Moved::Retried => Verdict::Nacked,
             Moved::Dead => Verdict::Dead,
-            Moved::InPlace => Verdict::Lost,
+            Moved::InPlace => Verdict::Later,
         };
         (Settled::default(), verdict, "nacked")
     }
 
-    /// Publishes the outputs in order, then acks. Their ids come from the delivery, so a repetition stores nothing twice
+    /// Checks all outputs, then publishes them in order, then acks. Their ids come from the delivery, so a repetition stores nothing twice
     /// within the broker's window.
     async fn emit(&self, held: &Held, events: Vec<Bytes>) -> Result<Settled, Fault> {
         let mut span = self.settle_span(held, "ack");
         let parent = Parent { context: held.context, tracestate: None };
         let head = &held.fresh.head;
         let receipt = &held.incoming.receipt;
-        let mut sent = Vec::with_capacity(events.len());
+        let mut checked = Vec::with_capacity(events.len());
         for (index, event) in events.into_iter().enumerate() {
             let cause = Cause {
                 correlation_id: head.chain().to_owned(),
@@ -141,9 +147,12 @@ impl Hub {
                 hops: head.hops,
                 default_id: format!("{}/{}/{}/{index}", receipt.stream, receipt.seq, held.key.group),
             };
-            sent.push(
-                self.outbound().send(event, None, &parent, Some(&cause)).await.inspect_err(|f| fail(&mut span, f))?,
-            );
+            let one = self.outbound().check(event, None, &parent, Some(&cause));
+            checked.push(one.inspect_err(|fault| fail(&mut span, fault))?);
+        }
+        let mut sent = Vec::with_capacity(checked.len());
+        for one in checked {
+            sent.push(self.outbound().send_checked(one).await.inspect_err(|fault| fail(&mut span, fault))?);
         }
         let mut emitted = Vec::with_capacity(sent.len());
         for one in sent {
@@ -166,8 +175,11 @@ impl Hub {
         };
         let verdict = self.table().memory.verdict(&key).cloned();
         match (verdict, how) {
-            (Some(Verdict::Acked), How::Ack { .. })
-            | (Some(Verdict::Nacked), How::Nack { .. })
+            (Some(Verdict::Acked), How::Ack { .. }) => {
+                let emitted = self.table().memory.emitted(&key).map(|emitted| emitted.to_vec()).unwrap_or_default();
+                Ok(Settled { emitted, deadline: None })
+            }
+            (Some(Verdict::Nacked | Verdict::Later), How::Nack { .. })
             | (Some(Verdict::Dead | Verdict::Rejected(_)), How::Reject { .. } | How::Nack { .. }) => {
                 Ok(Settled::default())
             }
@@ -188,10 +200,12 @@ impl Hub {
                 return Err(Fault::new(Code::LeaseLost, why));
             }
             How::Ack { .. } => {
-                self.table().memory.remember(key, Verdict::Acked);
+                self.table().acked_elsewhere(key);
                 Answer::Ack
             }
-            How::Nack { retry_after, .. } => Answer::Nak(Some(retry_after.unwrap_or(Duration::from_secs(2)))),
+            How::Nack { retry_after, .. } => {
+                Answer::Nak(Some(retry_after.unwrap_or(Duration::from_secs(2)).min(RETRY_AFTER_MAX)))
+            }
             How::Reject { reason } => {
                 self.table().memory.remember(key, Verdict::Rejected(reason.clone()));
                 Answer::Nak(None)

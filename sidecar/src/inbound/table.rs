@@ -24,6 +24,8 @@ pub const EXTEND_EVERY: Duration = Duration::from_secs(3);
 pub const LINGER: Duration = Duration::from_secs(2);
 /// Longest time a delivery may be held in all, however often it is extended.
 pub const HOLD_MAX: Duration = Duration::from_secs(6 * 3600);
+/// Payload bytes held before no more is asked for, all groups together; one event per group is taken all the same.
+pub const BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Largest credit of one subscriber.
 pub const CREDIT_MAX: usize = 20_000;
 
@@ -122,6 +124,7 @@ pub struct Table {
     by_key: HashMap<Key, String>,
     ready: BTreeMap<Arc<str>, VecDeque<String>>,
     counts: HashMap<Arc<str>, usize>,
+    bytes: usize,
     subscribers: BTreeMap<u64, Subscriber>,
     next_subscriber: u64,
     /// Settled lately.
@@ -147,6 +150,7 @@ impl Table {
             by_key: HashMap::new(),
             ready: BTreeMap::new(),
             counts: HashMap::new(),
+            bytes: 0,
             subscribers: BTreeMap::new(),
             next_subscriber: 1,
             memory: Memory::new(memory_entries_max),
@@ -171,7 +175,7 @@ impl Table {
 
     /// Bytes of payload held.
     pub fn bytes(&self) -> usize {
-        self.held.values().map(|held| held.incoming.payload.len()).sum()
+        self.bytes
     }
 
     /// How many more deliveries of a group can be taken: its subscribers' credit less what is held.
@@ -182,7 +186,9 @@ impl Table {
         let reads = |subscriber: &&Subscriber| subscriber.groups.iter().any(|name| &**name == group);
         let share = |subscriber: &Subscriber| subscriber.credit.div_ceil(subscriber.groups.len().max(1));
         let credit: usize = self.subscribers.values().filter(reads).map(share).sum();
-        credit.saturating_sub(self.counts.get(group).copied().unwrap_or(0))
+        let held = self.counts.get(group).copied().unwrap_or(0);
+        let credit = if self.bytes >= BYTES_MAX { credit.min(1) } else { credit };
+        credit.saturating_sub(held)
     }
 
     /// Takes a subscriber in.
@@ -224,6 +230,22 @@ impl Table {
         commands
     }
 
+    /// What no agent has yet, for the beginning of a drain.
+    pub fn give_waiting_back(&mut self) -> Vec<Command> {
+        let ids = self.ids(|held| held.state == State::Waiting);
+        ids.iter().filter_map(|id| self.lose(id)).map(|held| Command::GiveBack(Box::new(held))).collect()
+    }
+
+    /// The agent acked under an id of a sidecar before this one: what came again since is not handed out any more.
+    pub fn acked_elsewhere(&mut self, key: Key) {
+        if let Some(id) = self.by_key.get(&key).cloned()
+            && self.held.get(&id).is_some_and(|held| held.state == State::Waiting)
+        {
+            self.remove(&id);
+        }
+        self.memory.remember(key, Verdict::Acked);
+    }
+
     /// Everything that is held and not being settled, for the end of a drain.
     pub fn give_all_back(&mut self) -> Vec<Command> {
         let ids = self.ids(|held| !matches!(held.state, State::Settling { .. }));
@@ -247,6 +269,7 @@ impl Table {
             return;
         }
         let name = key.group.clone();
+        self.bytes += incoming.payload.len();
         self.by_key.insert(key.clone(), id.clone());
         *self.counts.entry(name.clone()).or_default() += 1;
         self.ready.entry(name).or_default().push_back(id.clone());
@@ -266,6 +289,9 @@ impl Table {
 
     /// Hands out what waits to who has credit, the least busy first. `hand` makes the frame and may note a span.
     pub fn dispatch(&mut self, group: &str, now: Instant, hand: impl Fn(&str, &mut Held, Duration) -> wire::Delivery) {
+        if self.draining {
+            return;
+        }
         loop {
             let Some(queue) = self.ready.get_mut(group) else { return };
             let Some(id) = queue.front().cloned() else { return };
@@ -415,6 +441,7 @@ impl Table {
     fn remove(&mut self, id: &str) -> Option<Held> {
         let held = self.held.remove(id)?;
         self.by_key.remove(&held.key);
+        self.bytes -= held.incoming.payload.len();
         if let Some(count) = self.counts.get_mut(&held.key.group) {
             *count = count.saturating_sub(1);
         }
@@ -587,6 +614,44 @@ mod tests {
         f.dispatch();
         assert_eq!(received(&mut rx), ["id1"]);
         assert_eq!(f.table.len(), 1);
+    }
+
+    #[test]
+    fn a_drain_hands_out_nothing_more() {
+        let mut f = fixture();
+        let (_id, mut rx) = f.subscribe(1);
+        f.put(1);
+        f.put(2);
+        f.dispatch();
+        f.table.start_draining();
+        assert_eq!(f.table.give_waiting_back().len(), 1);
+        f.put(3);
+        f.table.end("id1", Verdict::Acked).unwrap();
+        f.dispatch();
+        assert_eq!(received(&mut rx), ["id1"]);
+    }
+
+    #[test]
+    fn bytes_held_bound_what_is_asked_for() {
+        let mut f = fixture();
+        let (_id, _rx) = f.subscribe(10);
+        f.table.bytes = BYTES_MAX;
+        assert_eq!(f.table.demand("readers"), 1, "one, so that no group stands still");
+        f.put(1);
+        assert_eq!(f.table.demand("readers"), 0);
+        f.dispatch();
+        f.table.end("id1", Verdict::Acked).unwrap();
+        assert_eq!(f.table.bytes(), BYTES_MAX);
+    }
+
+    #[test]
+    fn what_was_acked_under_an_older_id_is_not_handed_out() {
+        let mut f = fixture();
+        f.put(1);
+        f.table.acked_elsewhere(Key { group: "readers".into(), source: Source::Events, seq: 1 });
+        let (_id, mut rx) = f.subscribe(1);
+        f.dispatch();
+        assert!(received(&mut rx).is_empty() && f.table.is_empty());
     }
 
     #[test]

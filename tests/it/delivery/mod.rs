@@ -1,0 +1,7 @@
+//! Deliveries: every way a delivery can end, and every way the world can end around it.
+//!
+//! No control plane runs in any of these tests: publish, deliver, settle, retry and dead-letter do without one.
+
+mod agent;
+mod settle;
+mod world;
