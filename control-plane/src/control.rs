@@ -41,11 +41,15 @@ pub struct Responder {
 }
 
 impl Responder {
-    /// Listens. What comes before [`Self::run`] waits in the subscription.
+    /// Listens: when this returns, the broker knows. What comes before [`Self::run`] waits in the subscription.
     pub async fn listen(&self) -> Result<async_nats::Subscriber, Fault> {
         let all = subject::control(self.names.namespace(), "*", "*");
+        let down = |why: String| Fault::new(Code::BrokerDown, format!("cannot listen for sidecars: {why}"));
         let listening = self.link.client.queue_subscribe(all, QUEUE_GROUP.to_owned()).await;
-        listening.map_err(|error| Fault::new(Code::BrokerDown, format!("cannot listen for sidecars: {error}")))
+        let requests = listening.map_err(|error| down(error.to_string()))?;
+        // The broker takes what a connection sends in order: an answer to this says that the subscription is in place.
+        self.context.query_account().await.map_err(|error| down(error.to_string()))?;
+        Ok(requests)
     }
 
     /// Answers until `stop`. The subscription outlives reconnects.

@@ -54,14 +54,16 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Streams and registry.
+    /// Streams and registry. Looks first, too: an update that changes nothing is still a write.
     pub async fn streams(&self) -> Result<(), Fault> {
+        let steps = plan::plan(&self.context, &self.names, &self.sizes).await?;
+        if !steps.iter().any(Step::changes_something) {
+            return Ok(());
+        }
         let steps = plan::apply(&self.context, &self.names, &self.sizes).await?;
         let changed: Vec<&Step> = steps.iter().filter(|step| step.changes_something()).collect();
-        if !changed.is_empty() {
-            tracing::info!(changes = changed.len(), "streams brought in line");
-            self.audit.record("topology.applied.v1", json!({"by": "control-plane", "steps": changed}));
-        }
+        tracing::info!(changes = changed.len(), "streams brought in line");
+        self.audit.record("topology.applied.v1", json!({"by": "control-plane", "steps": changed}));
         Ok(())
     }
 
