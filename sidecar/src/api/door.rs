@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use agentbus_proto::{Code, Fault};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::http::problem;
+use super::http::{is_grpc, problem};
 use crate::metrics::{Metrics, Outcome};
 
 /// The checks' data.
@@ -21,7 +21,7 @@ pub(super) struct Door {
 }
 
 struct Inner {
-    authorization: String,
+    token: String,
     hosts: Vec<String>,
     metrics: Metrics,
 }
@@ -29,33 +29,43 @@ struct Inner {
 impl Door {
     pub(super) fn new(token: &str, port: u16, metrics: Metrics) -> Self {
         let hosts = ["127.0.0.1", "localhost", "[::1]"].iter().map(|name| format!("{name}:{port}")).collect();
-        Self { inner: Arc::new(Inner { authorization: format!("Bearer {token}"), hosts, metrics }) }
+        Self { inner: Arc::new(Inner { token: token.to_owned(), hosts, metrics }) }
     }
 
     fn refuse(&self, headers: &HeaderMap, uri: &Uri) -> Option<Fault> {
-        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-        // HTTP/2 carries the host as :authority; a unix socket's client may send any plain name without a port.
-        let host = uri.authority().map(|authority| authority.as_str()).or_else(|| text(header::HOST));
-        if !host.is_some_and(|host| self.is_ours(host)) {
-            let why = format!("`Host: {}` is not this sidecar; use 127.0.0.1 or localhost", host.unwrap_or_default());
+        // HTTP/2 carries the host as :authority, HTTP/1 as a header; whoever sends both, or one twice, must mean us each
+        // time. Text that is not ASCII becomes a name that is nobody's.
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let named = uri.authority().map(|authority| authority.as_str().to_owned());
+        let hosts: Vec<String> = named.into_iter().chain(headers.get_all(header::HOST).iter().map(text)).collect();
+        let foreign = hosts.iter().find(|host| !self.is_ours(host) && !host.eq_ignore_ascii_case("localhost"));
+        if hosts.is_empty() || foreign.is_some() {
+            let host = foreign.map(String::as_str).unwrap_or_default();
+            let why = format!("`Host: {}` is not this sidecar; use 127.0.0.1 or localhost", host.escape_debug());
             return Some(Fault::new(Code::ScopeDenied, why));
         }
-        let foreign = |origin: &str| !origin.strip_prefix("http://").is_some_and(|host| self.is_ours(host));
-        if let Some(origin) = text(header::ORIGIN).filter(|origin| foreign(origin)) {
-            return Some(Fault::new(Code::ScopeDenied, format!("requests from the web page `{origin}` are refused")));
+        let same_origin = |origin: &str| origin.strip_prefix("http://").is_some_and(|host| self.is_ours(host));
+        if let Some(origin) = headers.get_all(header::ORIGIN).iter().map(text).find(|origin| !same_origin(origin)) {
+            let why = format!("requests from the web page `{}` are refused", origin.escape_debug());
+            return Some(Fault::new(Code::ScopeDenied, why));
         }
-        let given = text(header::AUTHORIZATION).unwrap_or_default();
-        if !same(given.as_bytes(), self.inner.authorization.as_bytes()) {
+        let given = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
+        let (scheme, token) = given.split_at_checked(BEARER.len()).unwrap_or_default();
+        if !scheme.eq_ignore_ascii_case(BEARER) || !same(token, self.inner.token.as_bytes()) {
             let why = "missing or wrong token: send `Authorization: Bearer $AGENTBUS_TOKEN`";
             return Some(Fault::new(Code::Unauthenticated, why));
         }
         None
     }
 
+    /// A loopback name with our port. The port is part of it: another server on this machine is another origin.
     fn is_ours(&self, host: &str) -> bool {
-        self.inner.hosts.iter().any(|ours| ours.eq_ignore_ascii_case(host)) || host.eq_ignore_ascii_case("localhost")
+        self.inner.hosts.iter().any(|ours| ours.eq_ignore_ascii_case(host))
     }
 }
+
+/// The scheme of RFC 6750, in any case.
+const BEARER: &[u8] = b"Bearer ";
 
 /// Compares without telling by its time where the first difference is.
 fn same(given: &[u8], expected: &[u8]) -> bool {
@@ -66,8 +76,7 @@ fn same(given: &[u8], expected: &[u8]) -> bool {
 pub(super) async fn check(State(door): State<Door>, request: Request, next: Next) -> Response {
     let Some(fault) = door.refuse(request.headers(), request.uri()) else { return next.run(request).await };
     door.inner.metrics.refused.get_or_create(&Outcome { outcome: fault.code.as_str() }).inc();
-    let content_type = request.headers().get(header::CONTENT_TYPE);
-    if content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc")) {
+    if is_grpc(request.headers()) {
         return tonic::Status::from(&fault).into_http::<axum::body::Body>().into_response();
     }
     problem(&fault)
@@ -82,7 +91,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(header::HOST, host.parse().unwrap());
         if let Some(origin) = origin {
-            headers.insert(header::ORIGIN, origin.parse().unwrap());
+            headers.insert(header::ORIGIN, HeaderValue::from_bytes(origin.as_bytes()).unwrap());
         }
         if let Some(authorization) = authorization {
             headers.insert(header::AUTHORIZATION, authorization.parse().unwrap());
@@ -103,5 +112,21 @@ mod tests {
         assert_eq!(check("127.0.0.1:9999", None, good), Some(Code::ScopeDenied));
         assert_eq!(check("127.0.0.1:4001", Some("http://evil.example"), good), Some(Code::ScopeDenied));
         assert_eq!(check("127.0.0.1:4001", Some("null"), good), Some(Code::ScopeDenied));
+        assert_eq!(check("127.0.0.1:4001", Some("http://localhost"), good), Some(Code::ScopeDenied));
+        assert_eq!(check("127.0.0.1:4001", Some("http://b\u{fc}cher.example"), good), Some(Code::ScopeDenied));
+        assert_eq!(check("localhost", None, Some("bearer secret")), None);
+    }
+
+    #[test]
+    fn a_second_host_does_not_slip_in() {
+        let door = Door::new("secret", 4001, Metrics::new());
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, "Bearer secret".parse().unwrap());
+        headers.insert(header::HOST, "127.0.0.1:4001".parse().unwrap());
+        let refused = |headers: &HeaderMap, uri| door.refuse(headers, &Uri::from_static(uri)).map(|fault| fault.code);
+        assert_eq!(refused(&headers, "/v1/publish"), None);
+        assert_eq!(refused(&headers, "http://evil.example/v1/publish"), Some(Code::ScopeDenied));
+        headers.append(header::HOST, "evil.example".parse().unwrap());
+        assert_eq!(refused(&headers, "/v1/publish"), Some(Code::ScopeDenied));
     }
 }

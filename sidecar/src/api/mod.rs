@@ -58,7 +58,9 @@ pub fn router(state: State, token: &str, port: u16) -> Router {
     tokio::spawn(report_health(reporter, state.clone()));
     let grpc = routes.add_service(health).prepare().into_axum_router();
     let door = door::Door::new(token, port, state.metrics.clone());
-    http::router(state).merge(grpc).layer(axum::middleware::from_fn_with_state(door, door::check))
+    // The last fallback wins, or the gRPC routes would answer any unknown path with 200 and an empty body.
+    let routes = http::router(state).merge(grpc.reset_fallback()).fallback(http::other_path);
+    routes.layer(axum::middleware::from_fn_with_state(door, door::check))
 }
 
 /// `grpc.health.v1`: serving while the broker is reached and no drain has begun.

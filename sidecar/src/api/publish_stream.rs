@@ -27,7 +27,7 @@ pub(super) async fn run(
     answers: mpsc::Sender<Result<PublishResponse, Status>>,
 ) {
     let mut under_way: FuturesOrdered<Answer> = FuturesOrdered::new();
-    let mut open = true;
+    let (mut open, mut broken) = (true, None);
     while open || !under_way.is_empty() {
         tokio::select! {
             biased;
@@ -38,11 +38,17 @@ pub(super) async fn run(
             }
             request = requests.message(), if open && under_way.len() < WINDOW => match request {
                 Ok(Some(request)) => under_way.push_back(send(&state.outbound, &parent, request).await),
-                // A broken stream: what was sent is stored all the same, the agent will ask again with the same ids.
-                Ok(None) | Err(_) => open = false,
+                Ok(None) => open = false,
+                // A broken stream or a frame that cannot be read: what was sent before is stored all the same and
+                // answered first; then the agent is told, so that it does not take the end for an answer to everything.
+                Err(status) => (open, broken) = (false, Some(status)),
             },
             () = state.stop.cancelled(), if open => open = false,
         }
+    }
+    if let Some(status) = broken {
+        // Nobody there is fine.
+        let _ = answers.send(Err(status)).await;
     }
 }
 
