@@ -223,7 +223,7 @@ impl Report {
             .flatten()
             .collect();
         lines.push(format!(
-            "medians of {} rounds, arms in turns on one nats-server {} (one node, file storage); {} / {} / {} events streaming / 64 in flight / one at a time",
+            "medians of {} round(s), arms in turns on one nats-server {} (one node, file storage); {} / {} / {} events streaming / 64 in flight / one at a time",
             run.rounds, machine.nats_server, counts.streaming, counts.unary_64, counts.one_at_a_time
         ));
         lines.push(format!(

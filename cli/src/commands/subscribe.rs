@@ -2,6 +2,8 @@
 //!
 //! Printed first, acked afterwards: when the reader of our stdout goes away, what it did not get is delivered again.
 
+use std::time::Duration;
+
 use agentbus_proto::Fault;
 use agentbus_proto::json::DeliveryJson;
 use agentbus_proto::sidecar::v1::{
@@ -19,6 +21,9 @@ use crate::show;
 const CREDIT_DEFAULT: u32 = 10;
 /// Frames waiting to be sent to the sidecar; more than any credit settles at once.
 const FRAMES_MAX: usize = 4096;
+
+/// How long the sidecar may take to finish what it was asked for at the end.
+const FINISH_LIMIT: Duration = Duration::from_secs(10);
 
 /// Take events and print them, one line each (acks them)
 ///
@@ -67,63 +72,57 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let mut client = global.client().await?;
     let (frames, rx) = mpsc::channel(FRAMES_MAX);
     let credit = args.max.map_or(args.credit, |max| args.credit.min(u32::try_from(max).unwrap_or(u32::MAX)).max(1));
-    send(&frames, subscribe_request::Frame::Open(Open { subscriptions: vec![subscription], credit })).await;
+    let open = subscribe_request::Frame::Open(Open { subscriptions: vec![subscription], credit });
+    // There is room for the first frame.
+    let _ = frames.send(SubscribeRequest { frame: Some(open) }).await;
     let requests = stream::unfold(rx, |mut rx| async move { rx.recv().await.map(|request| (request, rx)) });
     let answers = client.subscribe(requests).await.map_err(Fault::from)?.into_inner();
     output::say(format!("waiting for {} as group {group}; Ctrl-C ends", args.patterns.join(" ")));
-    let mut session = Session { global, args, frames, credit, taken: 0, open: 0, paint: Paint::stdout() };
+    let mut session = Session { global, args, frames: Some(frames), credit, taken: 0, paint: Paint::stdout() };
     session.run(answers).await
 }
 
 struct Session<'a> {
     global: &'a Global,
     args: &'a Args,
-    frames: mpsc::Sender<SubscribeRequest>,
+    /// Taken away to close our side: the sidecar then finishes what it was asked for and closes its own.
+    frames: Option<mpsc::Sender<SubscribeRequest>>,
     credit: u32,
     /// Events printed.
     taken: u64,
-    /// Settled here, not confirmed yet.
-    open: u64,
     paint: Paint,
 }
 
 impl Session<'_> {
     async fn run(&mut self, mut answers: tonic::Streaming<SubscribeResponse>) -> anyhow::Result<()> {
         let mut stop = std::pin::pin!(agentbus_runtime::drain::signals()?);
-        let mut stopping = self.args.max == Some(0);
         loop {
-            if stopping && self.open == 0 {
-                return Ok(());
-            }
             // A branch that loses loses nothing: frames stay in the stream, a signal stays pending.
             let answer = tokio::select! {
                 answer = answers.message() => answer.map_err(Fault::from)?,
-                _ = &mut stop, if !stopping => {
-                    stopping = true;
-                    continue;
-                }
+                _ = &mut stop => break,
             };
             match answer.and_then(|answer| answer.frame) {
                 None => return Ok(()),
                 Some(subscribe_response::Frame::Delivery(delivery)) => {
-                    // What comes after the end was wanted is left alone: the sidecar gives it back when the stream closes.
-                    if !stopping {
-                        stopping = self.take(delivery).await?;
+                    if self.take(delivery).await? {
+                        break;
                     }
                 }
-                Some(subscribe_response::Frame::Settled(settled)) => {
-                    self.open = self.open.saturating_sub(1);
-                    if let Some(failure) = settled.failure {
-                        output::say(format!("not settled, it comes again: {}", Fault::from(failure)));
-                    }
-                }
-                Some(subscribe_response::Frame::Lost(lost)) => {
-                    let why = lost.why.map(Fault::from).map(|fault| fault.to_string()).unwrap_or_default();
-                    output::say(format!("lost a delivery, it comes again: {why}"));
-                }
-                Some(subscribe_response::Frame::Draining(_)) => output::say("the sidecar is draining"),
+                Some(other) => report(other),
             }
         }
+        self.frames = None;
+        let finish = async {
+            // Deliveries that still come are left alone: the sidecar gives them to others of the group.
+            while let Ok(Some(answer)) = answers.message().await {
+                answer.frame.into_iter().for_each(report);
+            }
+        };
+        if tokio::time::timeout(FINISH_LIMIT, finish).await.is_err() {
+            output::say("the sidecar did not confirm the last acks; those events may come again");
+        }
+        Ok(())
     }
 
     /// Prints and settles one; says whether it was the last one wanted.
@@ -142,26 +141,41 @@ impl Session<'_> {
         } else {
             How::Ack(Ack {})
         };
-        self.open += 1;
         self.taken += 1;
-        send(
-            &self.frames,
-            subscribe_request::Frame::Settle(SettleRequest { delivery_id, emit: Vec::new(), how: Some(how) }),
-        )
-        .await;
+        self.send(subscribe_request::Frame::Settle(SettleRequest { delivery_id, emit: Vec::new(), how: Some(how) }))
+            .await;
         let left = self.args.max.map(|max| max.saturating_sub(self.taken));
         if let Some(left) = left.filter(|left| *left > 0 && *left < u64::from(self.credit)) {
             // Near the end: ask for no more than are wanted, so that others of the group get the rest.
             self.credit = u32::try_from(left).unwrap_or(self.credit);
-            send(&self.frames, subscribe_request::Frame::Credit(self.credit)).await;
+            self.send(subscribe_request::Frame::Credit(self.credit)).await;
         }
         Ok(left == Some(0))
     }
+
+    async fn send(&self, frame: subscribe_request::Frame) {
+        if let Some(frames) = &self.frames {
+            // The stream is gone: its end is reported by the other direction.
+            let _ = frames.send(SubscribeRequest { frame: Some(frame) }).await;
+        }
+    }
 }
 
-async fn send(frames: &mpsc::Sender<SubscribeRequest>, frame: subscribe_request::Frame) {
-    // The stream is gone: its end is reported by the other direction.
-    let _ = frames.send(SubscribeRequest { frame: Some(frame) }).await;
+/// Says what is no delivery and worth a word. A plain ack is answered only when it failed.
+fn report(frame: subscribe_response::Frame) {
+    match frame {
+        subscribe_response::Frame::Settled(settled) => {
+            if let Some(failure) = settled.failure {
+                output::say(format!("not settled, it comes again: {}", Fault::from(failure)));
+            }
+        }
+        subscribe_response::Frame::Lost(lost) => {
+            let why = lost.why.map(Fault::from).map(|fault| fault.to_string()).unwrap_or_default();
+            output::say(format!("lost a delivery, it comes again: {why}"));
+        }
+        subscribe_response::Frame::Draining(_) => output::say("the sidecar is draining"),
+        subscribe_response::Frame::Delivery(_) => {}
+    }
 }
 
 /// A delivery as a line: the event, and what is special about this delivery.

@@ -25,7 +25,7 @@ use super::project::Plan;
 use super::{Args, summary, taken};
 use crate::exit::fault;
 use crate::instance::{self, Door, Global, Instance};
-use crate::output;
+use crate::{output, show};
 
 /// Agents that are not there by then are shown as what they are; they are tried on.
 const READY_LIMIT: Duration = Duration::from_secs(15);
@@ -131,7 +131,7 @@ async fn start(args: &Args, state: &Path) -> anyhow::Result<Bus> {
         pid: std::process::id(),
         start_ticks: instance::start_ticks(std::process::id()),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        started: timestamp::format(&timestamp::from_system(std::time::SystemTime::now())).unwrap_or_default(),
+        started: show::millis(&timestamp::from_system(std::time::SystemTime::now())),
         namespace,
         project,
         broker: instance::Broker {

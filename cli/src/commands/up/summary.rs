@@ -45,6 +45,8 @@ fn lines(instance: &Instance, agents: &[InstanceStatus], state: &Path, hint: &st
     ];
     let rows: Vec<Vec<String>> = agents
         .iter()
+        // `me` has its own line.
+        .filter(|agent| agent.url.as_ref() != Some(&instance.me.url))
         .map(|agent| {
             let url = agent.url.clone().unwrap_or_else(|| "-".to_owned());
             vec![agent.instance.clone(), agent.state.as_str().to_owned(), agent.runner.clone(), url]
