@@ -147,9 +147,7 @@ fn text(result: &LetterResult) -> String {
             format!("redriven to {new_stream} seq {new_seq}, time {redrive}{note}")
         }
         Outcome::WouldRedrive { redrive } => format!("would be redriven, time {redrive}"),
-        Outcome::Refused { message, force_helps, .. } => {
-            format!("refused: {}{}", printable(message), if *force_helps { " (--force)" } else { "" })
-        }
+        Outcome::Refused { message, .. } => format!("refused: {}", printable(message)),
         Outcome::Failed { code, message } => format!("failed: {code}: {}", printable(message)),
     };
     format!("{} {} {} {what}", result.seq, dash(&result.group), dash(&result.event_id))
