@@ -1,0 +1,98 @@
+//! What the broker itself refuses, tried with plain NATS connections that hold an agent's own credentials.
+
+mod grants;
+mod person;
+mod renewal;
+mod tokens;
+
+use std::time::Duration;
+
+use agentbus_nats::connect::{self, Identity, Link, Violation};
+use agentbus_nats::subject;
+use agentbus_tests::Broker;
+use agentbus_tests::wait::PATIENCE;
+use bytes::Bytes;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::TryRecvError;
+use tokio::time::timeout;
+
+/// Agent `a` with group `ga` and the topics `notes.>` and `Mixed.Case`; agent `b` with group `gb`.
+struct World {
+    broker: Broker,
+    a: Caller,
+}
+
+/// A connection and its refusals.
+struct Caller {
+    link: Link,
+    violations: Receiver<Violation>,
+}
+
+impl World {
+    async fn start() -> Self {
+        let broker = Broker::start().await;
+        for group in ["ga", "gb"] {
+            broker.group(group, &["notes.>"]).await;
+        }
+        let a = Caller::agent(&broker, "a", &["ga"], &["notes.>", "Mixed.Case"]).await;
+        Self { broker, a }
+    }
+}
+
+impl Caller {
+    /// Connects as this agent would, with what the control plane would give it.
+    async fn agent(broker: &Broker, agent: &str, groups: &[&str], publish: &[&str]) -> Self {
+        let identity = Identity::new_user();
+        let groups: Vec<_> = groups.iter().map(|name| agentbus_tests::broker::group(name, &["notes.>"])).collect();
+        identity.renew(broker.grant(agent, agent, &identity.public_key(), &groups, publish).jwt);
+        Self::connect(broker, identity, subject::inbox(agent, agent)).await
+    }
+
+    async fn connect(broker: &Broker, identity: Identity, inbox: String) -> Self {
+        let options = connect::Options { servers: vec![broker.url()], name: "plain".to_owned(), inbox, identity };
+        let link = Link::connect(options).await.expect("connects");
+        let violations = link.violations();
+        Self { link, violations }
+    }
+
+    /// Publishes and sees the broker refuse it.
+    async fn refused(&mut self, subject: &str, payload: &str) {
+        self.link.client.publish(subject.to_owned(), Bytes::copy_from_slice(payload.as_bytes())).await.expect("sent");
+        self.expect("Publish", subject).await;
+    }
+
+    /// Subscribes and sees the broker refuse it.
+    async fn deaf(&mut self, subject: &str) {
+        let _subscription = self.link.client.subscribe(subject.to_owned()).await.expect("sent");
+        self.expect("Subscription", subject).await;
+    }
+
+    async fn expect(&mut self, operation: &str, subject: &str) {
+        let violation = timeout(Duration::from_secs(2), self.violations.recv()).await;
+        let violation = violation.unwrap_or_else(|_| panic!("`{subject}` is not refused")).expect("events");
+        assert_eq!((violation.operation.as_str(), violation.subject.as_str()), (operation, subject));
+    }
+
+    /// Sends a request and gives the answer's text; refused ones time out.
+    async fn ask(&self, subject: &str, payload: &str) -> String {
+        let request = self.link.client.request(subject.to_owned(), Bytes::copy_from_slice(payload.as_bytes()));
+        let message = timeout(PATIENCE, request).await.expect("in time").unwrap_or_else(|e| panic!("{subject}: {e}"));
+        String::from_utf8_lossy(&message.payload).into_owned()
+    }
+
+    /// Publishes, and makes sure that the broker has seen it and said nothing.
+    async fn allowed(&mut self, subject: &str, payload: &str) {
+        self.link.client.publish(subject.to_owned(), Bytes::copy_from_slice(payload.as_bytes())).await.expect("sent");
+        self.quiet(subject).await;
+    }
+
+    /// A flush is a round trip: refusals of what was sent before have come by then.
+    async fn quiet(&mut self, what: &str) {
+        self.link.client.flush().await.expect("flushed");
+        tokio::task::yield_now().await;
+        match self.violations.try_recv() {
+            Err(TryRecvError::Empty) => {}
+            other => panic!("{what}: {other:?}"),
+        }
+    }
+}
