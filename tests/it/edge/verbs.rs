@@ -61,6 +61,17 @@ async fn an_empty_poll_answers_an_empty_list() {
 }
 
 #[tokio::test]
+async fn an_agent_may_hold_several_deliveries_each_from_a_poll_of_its_own() {
+    let edge = Edge::start().await;
+    for n in 1..=3 {
+        edge.agent.publish(json!({"to": "notes.created", "data": n})).await;
+    }
+    for n in 1..=3 {
+        assert_eq!(edge.agent.receive_one("5s").await["event"]["data"], n);
+    }
+}
+
+#[tokio::test]
 async fn subscribing_to_a_group_one_is_in_changes_nothing() {
     let edge = Edge::start().await;
     for body in

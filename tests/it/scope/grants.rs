@@ -28,9 +28,10 @@ async fn an_agent_may_do_its_work() {
         let stored = a.ask(subject, "x").await;
         assert!(stored.contains(r#""seq":1"#), "{subject}: {stored}");
     }
+    let mut pulled = a.link.client.subscribe("_INBOX.a.a.pull").await.unwrap();
     let next = "$JS.API.CONSUMER.MSG.NEXT.AB_default_EVENTS.ga";
-    let message = a.link.client.request(next, r#"{"batch":1,"no_wait":true}"#.into()).await.unwrap();
-    let reply = message.reply.expect("a delivery");
+    a.link.client.publish_with_reply(next, "_INBOX.a.a.pull", r#"{"batch":1}"#.into()).await.unwrap();
+    let reply = pulled.next().await.unwrap().reply.expect("a delivery");
     a.allowed(&reply, "+ACK").await;
     a.allowed("$JS.ACK.AB_default_RETRY.ga-retry.1.1.1.1.0", "+WPI").await;
     let left = until("ack", || async {
