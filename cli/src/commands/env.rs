@@ -8,7 +8,7 @@ use crate::{output, quote};
 /// Print the variables for curl and the nats CLI
 ///
 /// Use it as `eval "$(agentbus env)"`. Afterwards `curl -H "Authorization: Bearer $AGENTBUS_TOKEN" $AGENTBUS_URL/v1/…` talks to your
-/// own sidecar, and the plain `nats` CLI reads NATS_URL. Point it at the credentials with `nats --creds "$NATS_CREDS"`.
+/// own sidecar, and the plain `nats` CLI (which reads NATS_URL and NATS_CREDS) looks at the streams.
 #[derive(Debug, clap::Args)]
 pub struct Args {}
 

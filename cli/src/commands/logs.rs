@@ -84,7 +84,10 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     for line in past {
         printer.print(&line)?;
     }
-    while args.follow {
+    if !args.follow {
+        return Ok(());
+    }
+    loop {
         tokio::time::sleep(TICK).await;
         files.look(&folder, &|source| args.wants(source));
         printer.widen(files.files.keys());
@@ -94,7 +97,6 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
             printer.print(line)?;
         }
     }
-    Ok(())
 }
 
 fn nothing(folder: &Path, agent: Option<&str>) -> anyhow::Error {

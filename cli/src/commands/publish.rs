@@ -102,7 +102,7 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
 
 fn resend_hint(mut fault: Fault, id: &str) -> Fault {
     if fault.code == Code::OutcomeUnknown {
-        fault.message.push_str(&format!("; it may have been stored: sending it again with `--id {id}` is safe"));
+        fault.message.push_str(&format!(" (--id {id})"));
     }
     fault
 }

@@ -170,7 +170,7 @@ fn data(event: &Event) -> Value {
 }
 
 enum Seen {
-    Event(Event),
+    Event(Box<Event>),
     Letter(Letter),
 }
 
@@ -208,7 +208,7 @@ impl Watch {
                 message = self.events.next() => match message {
                     Some(Ok(message)) => {
                         if let Ok(event) = Event::decode(message.payload.clone()) {
-                            return Ok(Seen::Event(event));
+                            return Ok(Seen::Event(Box::new(event)));
                         }
                     }
                     Some(Err(error)) => tracing::debug!(%error, "watching interrupted"),
