@@ -20,12 +20,11 @@ const INPUT_BYTES_MAX: u64 = 64 << 20;
 
 /// Show a protobuf event as text
 ///
-/// Reads one encoded `agentbus.event.v1.Event` from FILE or stdin. With the plain nats CLI:
-///
-///   nats stream view AB_default_EVENTS --translate "agentbus decode"
+/// Reads one encoded `agentbus.event.v1.Event` from FILE or stdin.
 ///
 /// What is no event is shown as hex, with exit code 65; JSON (the facts of the audit stream) is passed through.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  nats stream view AB_default_EVENTS --translate \"agentbus decode\"")]
 pub struct Args {
     /// File to read [default: stdin]
     pub file: Option<PathBuf>,

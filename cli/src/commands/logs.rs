@@ -23,11 +23,8 @@ const TICK: Duration = Duration::from_millis(200);
 const SIDECAR: &str = ".sidecar";
 
 /// Show what agents print
-///
-///   agentbus logs
-///   agentbus logs -f check
-///   agentbus logs -n 1000 report
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  agentbus logs\n  agentbus logs -f check\n  agentbus logs -n 1000 report")]
 pub struct Args {
     /// Only this agent, or one of its instances such as check-2
     pub agent: Option<String>,

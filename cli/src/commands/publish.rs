@@ -31,14 +31,12 @@ const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Send an event
 ///
-///   agentbus publish notes.created '{"text":"hello"}'
-///   echo hello | agentbus publish notes.created -
-///   agentbus publish files.new @photo.jpg --type file.new.v1 --ttl 1h
-///   cat events.ndjson | agentbus publish notes.created --lines
-///
 /// Prints where it is stored. The answer comes when the broker has it on disk; after OUTCOME_UNKNOWN (exit code 124) sending again
 /// with the same --id is safe.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  agentbus publish notes.created '{\"text\":\"hello\"}'\n  echo hello | agentbus publish notes.created -\n  agentbus publish files.new @photo.jpg --type file.new.v1 --ttl 1h\n  cat events.ndjson | agentbus publish notes.created --lines"
+)]
 pub struct Args {
     /// Address: a topic such as notes.created
     pub to: String,

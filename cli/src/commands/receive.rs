@@ -13,11 +13,10 @@ use crate::output;
 
 /// Wait for events once, without settling them
 ///
-///   agentbus receive 'notes.>' --max 5 --wait 20s --json
-///
 /// Prints what came, at most --max; nothing is an empty answer, not an error. With patterns it subscribes first. What is not settled
 /// (with --ack, or with curl and the delivery id) is delivered again.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  agentbus receive 'notes.>' --max 5 --wait 20s --json")]
 pub struct Args {
     /// Topics to subscribe first [default: what is subscribed already]
     #[arg(value_name = "PATTERN")]

@@ -22,11 +22,10 @@ use crate::output::{self, Paint};
 /// Compare the streams on the broker with the table, and bring them in line
 ///
 /// Nothing is ever deleted or made anew: a stream is created, updated, or reported.
-///
-///   agentbus streams plan
-///   agentbus streams apply
-///   agentbus streams export ./streams    # for `nats stream add --config`
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  agentbus streams plan\n  agentbus streams apply\n  agentbus streams export ./streams    # for `nats stream add --config`"
+)]
 pub struct Args {
     #[command(subcommand)]
     command: Command,

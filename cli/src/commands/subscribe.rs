@@ -27,12 +27,12 @@ const FINISH_LIMIT: Duration = Duration::from_secs(10);
 
 /// Take events and print them, one line each (acks them)
 ///
-///   agentbus subscribe 'notes.>'
-///   agentbus subscribe notes.created --group readers --max 10 --json
-///
 /// Starts at the end of the stream the first time; a group goes on where it was the next time. Members of one group share its events.
 /// To look without taking, use `agentbus tail`.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  agentbus subscribe 'notes.>'\n  agentbus subscribe notes.created --group readers --max 10 --json"
+)]
 pub struct Args {
     /// Topics; * stands for one token, > at the end for the rest
     #[arg(required = true, value_name = "PATTERN")]

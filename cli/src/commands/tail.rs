@@ -21,11 +21,10 @@ use crate::show;
 const ERRORS_MAX: u32 = 10;
 
 /// Watch events go by without taking them
-///
-///   agentbus tail
-///   agentbus tail 'notes.>' --last 20
-///   agentbus tail --last 100 --no-follow --json | jq .event.id
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  agentbus tail\n  agentbus tail 'notes.>' --last 20\n  agentbus tail --last 100 --no-follow --json | jq .event.id"
+)]
 pub struct Args {
     /// Topics; * stands for one token, > at the end for the rest [default: everything]
     #[arg(value_name = "PATTERN")]

@@ -12,13 +12,10 @@ use crate::instance::Global;
 ///
 /// An event becomes a dead letter when its attempts are used up, when an agent rejects it, or when it cannot be read. It is kept, byte for
 /// byte, until you decide.
-///
-///   agentbus dlq list
-///   agentbus dlq list --by cause
-///   agentbus dlq show 12
-///   agentbus dlq redrive 12
-///   agentbus dlq redrive --group check --cause "No such file"
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  agentbus dlq list\n  agentbus dlq list --by cause\n  agentbus dlq show 12\n  agentbus dlq redrive 12\n  agentbus dlq redrive --group check --cause \"No such file\""
+)]
 pub struct Args {
     #[command(subcommand)]
     command: Command,

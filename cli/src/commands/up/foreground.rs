@@ -82,7 +82,7 @@ async fn serve(global: &Global, args: &Args, bus: &Bus, audit: Option<Audit>) ->
         output::say(format!("not everything is ready: {late}"));
     }
     if args.detached {
-        output::say(format!("ready: {} agents", bus.control.instances().borrow().len()));
+        output::say("ready");
     } else {
         let no_project = !args.demo && args.config.is_none() && bus.control.instances().borrow().is_empty();
         let hint = if no_project {

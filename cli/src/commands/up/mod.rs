@@ -27,10 +27,8 @@ use project::Plan;
 ///
 /// Starts what agentbus.yaml declares and stays up; Ctrl-C stops everything and leaves nothing behind. Without an agentbus.yaml only you are
 /// on the bus (see `agentbus init`). nats-server is found (--nats-server, AGENTBUS_NATS_SERVER, PATH, our cache) or fetched, and said which.
-///
-///   agentbus up --demo
-///   agentbus up -d && eval "$(agentbus env)"
 #[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "Examples:\n  agentbus up --demo\n  agentbus up -d && eval \"$(agentbus env)\"")]
 pub struct Args {
     /// Run in the background; `agentbus down` stops it, `agentbus logs -f` listens
     #[arg(short = 'd', long)]
