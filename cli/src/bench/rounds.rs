@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use agentbus_nats::names::Names;
 use agentbus_proto::Code;
 
-use super::arms::{direct::Direct, sidecar};
+use super::arms::{direct::Direct, settled, sidecar};
 use super::events::Events;
 use super::measure::{Latency, Rate};
 use super::options::{Args, Arm, Counts, Step};
@@ -233,6 +233,10 @@ impl<'a> Rounds<'a> {
                     }
                 }
             }
+        }
+        // Closed before its last ack has arrived, a stream leaves that event to be delivered again in the next round.
+        for &arm in arms {
+            settled(&self.bus.jetstream, &self.bus.names, echo_group(arm)).await?;
         }
         for (arm, samples) in took {
             self.samples.echo.entry(arm).or_default().extend(Latency::of(samples));

@@ -12,7 +12,7 @@ use async_nats::jetstream::{self, consumer::PullConsumer};
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// Waits until this consumer has nothing left: all delivered, all acks seen by the broker.
-async fn settled(jetstream: &jetstream::Context, names: &Names, group: &str) -> anyhow::Result<()> {
+pub async fn settled(jetstream: &jetstream::Context, names: &Names, group: &str) -> anyhow::Result<()> {
     let name = Names::consumer(group);
     let mut consumer: PullConsumer = jetstream.get_consumer_from_stream(&name, &names.events()).await?;
     loop {

@@ -114,6 +114,17 @@ impl Subscriber {
         }
     }
 
+    /// The delivery of this event. Another one is a leftover that was delivered twice: acked and passed over.
+    async fn event(&mut self, id: &str) -> anyhow::Result<Delivery> {
+        loop {
+            let delivery = self.next().await?;
+            if delivery.event.as_ref().is_some_and(|event| event.id == id) {
+                return Ok(delivery);
+            }
+            self.ack(delivery).await?;
+        }
+    }
+
     async fn ack(&self, delivery: Delivery) -> anyhow::Result<()> {
         let how = Some(settle_request::How::Ack(Ack {}));
         let settle = SettleRequest { delivery_id: delivery.delivery_id, emit: Vec::new(), how };
@@ -167,8 +178,10 @@ impl Echo {
     /// From publish on an open stream to received and decoded. The answer is awaited after that.
     pub async fn round(&mut self, events: &mut Events) -> anyhow::Result<Duration> {
         let start = Instant::now();
-        self.requests.send(request(events.event())).await.context("the publish stream ended early")?;
-        let delivery = self.subscriber.next().await?;
+        let event = events.event();
+        let id = event.id.clone();
+        self.requests.send(request(event)).await.context("the publish stream ended early")?;
+        let delivery = self.subscriber.event(&id).await?;
         let took = start.elapsed();
         self.subscriber.ack(delivery).await?;
         stored(self.answers.message().await.map_err(Fault::from)?)?;
@@ -178,9 +191,11 @@ impl Echo {
     /// The same with a unary publish.
     pub async fn round_unary(&mut self, events: &mut Events) -> anyhow::Result<Duration> {
         let start = Instant::now();
-        let published = publish(self.publisher.clone(), events.event());
+        let event = events.event();
+        let id = event.id.clone();
+        let published = publish(self.publisher.clone(), event);
         let received = async {
-            let delivery = self.subscriber.next().await?;
+            let delivery = self.subscriber.event(&id).await?;
             anyhow::Ok((delivery, start.elapsed()))
         };
         let (published, received) = tokio::join!(published, received);
