@@ -14,9 +14,9 @@ pub enum InstanceState {
     Running,
     /// It ended and is started again after a pause.
     Backoff,
-    /// It ended so often that it is started again only now and then.
+    /// It ended too often within the window of its restart budget and is not started again.
     Crashlooping,
-    /// It ended and is not started again.
+    /// It ended, and its restart policy says that this is the end.
     Exited,
     /// It was stopped on purpose.
     Stopped,

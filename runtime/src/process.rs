@@ -69,13 +69,37 @@ impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.code, self.signal) {
             (Some(code), _) => write!(f, "exit code {code}"),
-            (None, Some(signal)) => match Signal::from_named_raw(signal) {
-                Some(named) => write!(f, "killed by {named:?}"),
+            (None, Some(signal)) => match signal_name(signal) {
+                Some(name) => write!(f, "killed by {name}"),
                 None => write!(f, "killed by signal {signal}"),
             },
             (None, None) => f.write_str("ended"),
         }
     }
+}
+
+/// The names people know; the others are told by number.
+fn signal_name(signal: i32) -> Option<&'static str> {
+    let names = [
+        (Signal::HUP, "SIGHUP"),
+        (Signal::INT, "SIGINT"),
+        (Signal::QUIT, "SIGQUIT"),
+        (Signal::ILL, "SIGILL"),
+        (Signal::TRAP, "SIGTRAP"),
+        (Signal::ABORT, "SIGABRT"),
+        (Signal::BUS, "SIGBUS"),
+        (Signal::FPE, "SIGFPE"),
+        (Signal::KILL, "SIGKILL"),
+        (Signal::USR1, "SIGUSR1"),
+        (Signal::SEGV, "SIGSEGV"),
+        (Signal::USR2, "SIGUSR2"),
+        (Signal::PIPE, "SIGPIPE"),
+        (Signal::ALARM, "SIGALRM"),
+        (Signal::TERM, "SIGTERM"),
+        (Signal::XCPU, "SIGXCPU"),
+        (Signal::XFSZ, "SIGXFSZ"),
+    ];
+    names.into_iter().find_map(|(known, name)| (known.as_raw() == signal).then_some(name))
 }
 
 /// A running child. Dropped, it is killed with its group.
@@ -175,5 +199,20 @@ impl Drop for Child {
         if self.exit.is_none() {
             self.signal(Signal::KILL);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_told_in_words_people_know() {
+        let check = |code, signal, wanted: &str| assert_eq!(Exit { code, signal }.to_string(), wanted);
+        check(Some(3), None, "exit code 3");
+        check(None, Some(9), "killed by SIGKILL");
+        check(None, Some(11), "killed by SIGSEGV");
+        check(None, Some(63), "killed by signal 63");
+        check(None, None, "ended");
     }
 }
