@@ -3,4 +3,8 @@
 mod delivery;
 mod dependencies;
 mod edge;
+mod scope;
+mod readme;
 mod skeleton;
+mod up;
+mod tracing;
