@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 /// Latencies of one measurement, or the medians of several; microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Latency {
     /// Half are faster.
     pub p50_us: f64,
@@ -25,7 +25,7 @@ pub struct Cpu {
 }
 
 /// A measurement at full speed, or the medians of several.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Rate {
     /// Events per second.
     pub per_second: f64,

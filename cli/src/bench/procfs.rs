@@ -7,8 +7,10 @@ use super::measure::Cpu;
 /// Memory of a process in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
-    /// Resident now.
+    /// Resident now, the program's own text included, which all sidecars and `up` share.
     pub resident: u64,
+    /// What of it is not shared with anybody: heap and stacks.
+    pub private: u64,
     /// The most it ever was.
     pub peak: u64,
 }
@@ -24,7 +26,11 @@ pub fn cpu_seconds(pid: u32) -> Option<f64> {
 /// Memory of a process.
 pub fn memory(pid: u32) -> Option<Memory> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    Some(Memory { resident: bytes(&status, "VmRSS:")?, peak: bytes(&status, "VmHWM:")? })
+    Some(Memory {
+        resident: bytes(&status, "VmRSS:")?,
+        private: bytes(&status, "RssAnon:")?,
+        peak: bytes(&status, "VmHWM:")?,
+    })
 }
 
 /// Name of the processor.

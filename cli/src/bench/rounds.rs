@@ -102,8 +102,13 @@ impl<'a> Rounds<'a> {
         let reader = bus.sidecar("reader", &[deliver], &[]).await?;
         let echo = bus.sidecar("echo", &[echo], &[]).await?;
         tokio::time::sleep(IDLE_AFTER).await;
-        let idle_bytes = reader.pid.and_then(procfs::memory).map(|memory| memory.resident);
-        let samples = Samples { memory: Memory { idle_bytes, ..Memory::default() }, ..Samples::default() };
+        let idle = reader.pid.and_then(procfs::memory);
+        let memory = Memory {
+            idle_bytes: idle.map(|memory| memory.resident),
+            idle_private_bytes: idle.map(|memory| memory.private),
+            ..Memory::default()
+        };
+        let samples = Samples { memory, ..Samples::default() };
         let direct = Direct::new(&bus.jetstream, &bus.names);
         Ok(Self { args, counts: args.counts(), bus, direct, writer, reader, echo, samples })
     }
