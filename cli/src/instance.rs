@@ -5,6 +5,7 @@
 //! the current project's state folder. The control plane is found by folder only.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use agentbus_proto::{Code, Fault};
 use agentbus_runtime::state::{self, InstanceLock};
@@ -13,6 +14,10 @@ use serde::{Deserialize, Serialize};
 use crate::client::{self, Client};
 use crate::control::Api;
 use crate::exit::fault;
+
+/// How long a sidecar may be away before it counts as gone.
+const RESTART_MAX: Duration = Duration::from_secs(3);
+const RESTART_PAUSE: Duration = Duration::from_millis(100);
 
 /// Name of the project file.
 pub const PROJECT_FILE: &str = "agentbus.yaml";
@@ -157,10 +162,18 @@ impl Global {
         Ok(self.instance()?.me)
     }
 
-    /// A gRPC client of that sidecar.
+    /// A gRPC client of that sidecar. One that is just being restarted gets 3 s to be back.
     pub async fn client(&self) -> anyhow::Result<Client> {
-        let door = self.door()?;
-        Ok(client::connect(&door.url, &door.token).await?)
+        let began = Instant::now();
+        loop {
+            let door = self.door()?;
+            match client::connect(&door.url, &door.token).await {
+                Err(fault) if fault.code == Code::BrokerDown && began.elapsed() < RESTART_MAX => {
+                    tokio::time::sleep(RESTART_PAUSE).await;
+                }
+                connected => return Ok(connected?),
+            }
+        }
     }
 }
 

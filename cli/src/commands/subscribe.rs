@@ -2,16 +2,18 @@
 //!
 //! Printed first, acked afterwards: when the reader of our stdout goes away, what it did not get is delivered again.
 
-use std::time::Duration;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
 
-use agentbus_proto::Fault;
 use agentbus_proto::json::DeliveryJson;
 use agentbus_proto::sidecar::v1::{
     Ack, Delivery, Nack, Open, Reject, SettleRequest, SubscribeRequest, SubscribeResponse, Subscription,
     settle_request::How, subscribe_request, subscribe_response,
 };
+use agentbus_proto::{Code, Fault};
 use futures_util::stream;
 use tokio::sync::mpsc;
+use tonic::Streaming;
 
 use crate::instance::Global;
 use crate::output::{self, Paint};
@@ -22,6 +24,9 @@ const CREDIT_DEFAULT: u32 = 10;
 /// Frames waiting to be sent to the sidecar; more than any credit settles at once.
 const FRAMES_MAX: usize = 4096;
 
+/// A sidecar that was killed is back within a second; one that is not back by then is gone.
+const AGAIN_LIMIT: Duration = Duration::from_secs(15);
+const AGAIN_PAUSE: Duration = Duration::from_millis(200);
 /// How long the sidecar may take to finish what it was asked for at the end.
 const FINISH_LIMIT: Duration = Duration::from_secs(10);
 
@@ -44,7 +49,7 @@ pub struct Args {
     #[arg(long = "type", value_name = "TYPE")]
     pub types: Vec<String>,
     /// End after this many events
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub max: Option<u64>,
     /// Most events on hand at once
     #[arg(long, default_value_t = CREDIT_DEFAULT, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
@@ -60,26 +65,21 @@ pub struct Args {
     pub reason: String,
 }
 
-/// Takes events until `--max`, Ctrl-C or the end of the stream.
+/// Takes events until `--max` or Ctrl-C; outlives a sidecar that is replaced.
 pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let group = args.group.clone().unwrap_or_else(|| own_group(&args.patterns));
-    let subscription = Subscription {
-        patterns: args.patterns.clone(),
-        group: group.clone(),
-        types: args.types.clone(),
-        ..Subscription::default()
-    };
-    let mut client = global.client().await?;
-    let (frames, rx) = mpsc::channel(FRAMES_MAX);
-    let credit = args.max.map_or(args.credit, |max| args.credit.min(u32::try_from(max).unwrap_or(u32::MAX)).max(1));
-    let open = subscribe_request::Frame::Open(Open { subscriptions: vec![subscription], credit });
-    // There is room for the first frame.
-    let _ = frames.send(SubscribeRequest { frame: Some(open) }).await;
-    let requests = stream::unfold(rx, |mut rx| async move { rx.recv().await.map(|request| (request, rx)) });
-    let answers = client.subscribe(requests).await.map_err(Fault::from)?.into_inner();
+    let mut stop = std::pin::pin!(agentbus_runtime::drain::signals()?);
+    let mut session = Session { global, args, frames: None, taken: 0, paint: Paint::stdout() };
+    let mut answers = session.open(&group).await?;
     output::say(format!("waiting for {} as group {group}; Ctrl-C ends", args.patterns.join(" ")));
-    let mut session = Session { global, args, frames: Some(frames), credit, taken: 0, paint: Paint::stdout() };
-    session.run(answers).await
+    loop {
+        match session.serve(&mut answers, stop.as_mut()).await {
+            Ok(()) => return session.finish(answers).await,
+            Err(Ended::For(error)) => return Err(error),
+            Err(Ended::ForNow(why)) => output::say(format!("{why}; what was not acked comes again; connecting again")),
+        }
+        answers = session.again(&group).await?;
+    }
 }
 
 struct Session<'a> {
@@ -87,31 +87,91 @@ struct Session<'a> {
     args: &'a Args,
     /// Taken away to close our side: the sidecar then finishes what it was asked for and closes its own.
     frames: Option<mpsc::Sender<SubscribeRequest>>,
-    credit: u32,
     /// Events printed.
     taken: u64,
     paint: Paint,
 }
 
+/// Why a stream ended before we wanted.
+enum Ended {
+    /// For good.
+    For(anyhow::Error),
+    /// The sidecar went away; the supervisor starts it again.
+    ForNow(String),
+}
+
 impl Session<'_> {
-    async fn run(&mut self, mut answers: tonic::Streaming<SubscribeResponse>) -> anyhow::Result<()> {
-        let mut stop = std::pin::pin!(agentbus_runtime::drain::signals()?);
+    /// Opens a stream; the subscription is in place when this returns.
+    async fn open(&mut self, group: &str) -> anyhow::Result<Streaming<SubscribeResponse>> {
+        let subscription = Subscription {
+            patterns: self.args.patterns.clone(),
+            group: group.to_owned(),
+            types: self.args.types.clone(),
+            ..Subscription::default()
+        };
+        let mut client = self.global.client().await?;
+        let (frames, rx) = mpsc::channel(FRAMES_MAX);
+        self.frames = Some(frames);
+        self.send(subscribe_request::Frame::Open(Open { subscriptions: vec![subscription], credit: self.credit() }))
+            .await;
+        let requests = stream::unfold(rx, |mut rx| async move { rx.recv().await.map(|request| (request, rx)) });
+        Ok(client.subscribe(requests).await.map_err(Fault::from)?.into_inner())
+    }
+
+    /// The same after the sidecar went away.
+    async fn again(&mut self, group: &str) -> anyhow::Result<Streaming<SubscribeResponse>> {
+        let began = Instant::now();
+        loop {
+            tokio::time::sleep(AGAIN_PAUSE).await;
+            match self.open(group).await {
+                Err(error) if began.elapsed() > AGAIN_LIMIT => return Err(error),
+                Err(error) => tracing::debug!(%error, "not back yet"),
+                opened => return opened,
+            }
+        }
+    }
+
+    /// Near the end no more are asked for than are wanted, so that others of the group get the rest.
+    fn credit(&self) -> u32 {
+        let left = self.args.max.map_or(u64::MAX, |max| max.saturating_sub(self.taken));
+        self.args.credit.min(u32::try_from(left).unwrap_or(u32::MAX)).max(1)
+    }
+
+    /// Prints and settles until the wanted number is reached or a signal comes.
+    async fn serve(
+        &mut self,
+        answers: &mut Streaming<SubscribeResponse>,
+        mut stop: Pin<&mut impl Future<Output = &'static str>>,
+    ) -> Result<(), Ended> {
         loop {
             // A branch that loses loses nothing: frames stay in the stream, a signal stays pending.
             let answer = tokio::select! {
-                answer = answers.message() => answer.map_err(Fault::from)?,
-                _ = &mut stop => break,
+                answer = answers.message() => answer,
+                _ = &mut stop => return Ok(()),
             };
-            match answer.and_then(|answer| answer.frame) {
-                None => return Ok(()),
+            let frame = match answer.map_err(Fault::from) {
+                Ok(Some(answer)) => answer.frame,
+                Ok(None) => return Err(Ended::ForNow("the sidecar closed the stream".to_owned())),
+                Err(fault) if fault.code == Code::OutcomeUnknown => {
+                    return Err(Ended::ForNow("the sidecar went away".to_owned()));
+                }
+                Err(fault) => return Err(Ended::For(fault.into())),
+            };
+            match frame {
                 Some(subscribe_response::Frame::Delivery(delivery)) => {
-                    if self.take(delivery).await? {
-                        break;
+                    let last = self.take(delivery).await.map_err(Ended::For)?;
+                    if last {
+                        return Ok(());
                     }
                 }
                 Some(other) => report(other),
+                None => {}
             }
         }
+    }
+
+    /// Closes our side and waits until the sidecar has done what it was asked for.
+    async fn finish(&mut self, mut answers: Streaming<SubscribeResponse>) -> anyhow::Result<()> {
         self.frames = None;
         let finish = async {
             // Deliveries that still come are left alone: the sidecar gives them to others of the group.
@@ -144,13 +204,10 @@ impl Session<'_> {
         self.taken += 1;
         self.send(subscribe_request::Frame::Settle(SettleRequest { delivery_id, emit: Vec::new(), how: Some(how) }))
             .await;
-        let left = self.args.max.map(|max| max.saturating_sub(self.taken));
-        if let Some(left) = left.filter(|left| *left > 0 && *left < u64::from(self.credit)) {
-            // Near the end: ask for no more than are wanted, so that others of the group get the rest.
-            self.credit = u32::try_from(left).unwrap_or(self.credit);
-            self.send(subscribe_request::Frame::Credit(self.credit)).await;
+        if self.credit() < self.args.credit {
+            self.send(subscribe_request::Frame::Credit(self.credit())).await;
         }
-        Ok(left == Some(0))
+        Ok(self.args.max.is_some_and(|max| self.taken >= max))
     }
 
     async fn send(&self, frame: subscribe_request::Frame) {
