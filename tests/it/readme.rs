@@ -51,9 +51,15 @@ fn run(steps: &[Step], home: &Path) -> Vec<String> {
     }
     let bin = agentbus_tests::binary::agentbus().parent().expect("a folder");
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
+    // Whatever happens before, the last thing the shell does is to stop the bus.
+    let script = format!("trap 'cd \"$HOME_OF_TEST/hello\" && agentbus down >/dev/null 2>&1' EXIT\n{script}");
     let mut shell = Command::new("timeout");
     shell.args(["120", "bash", "-c", &script]).current_dir(home).env("PATH", path).env("COLUMNS", "100");
-    shell.env("XDG_STATE_HOME", home.join(".local/state")).env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
+    shell
+        .env("HOME_OF_TEST", home)
+        .env("XDG_STATE_HOME", home.join(".local/state"))
+        .env("LC_ALL", "C.UTF-8")
+        .stdin(Stdio::null());
     for variable in ["AGENTBUS_URL", "AGENTBUS_TOKEN", "AGENTBUS_DIR", "AGENTBUS_CONFIG", "RUST_BACKTRACE"] {
         shell.env_remove(variable);
     }
@@ -61,7 +67,7 @@ fn run(steps: &[Step], home: &Path) -> Vec<String> {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let mut parts: Vec<String> = text.split(&format!("{MARK}\n")).map(str::to_owned).collect();
     let rest = parts.pop().unwrap_or_default();
-    assert_eq!(parts.len(), steps.len(), "the shell stopped early; it printed last:\n{rest}");
+    assert_eq!(parts.len(), steps.len(), "the shell stopped early, after:\n{}\n{rest}", parts.join("\n"));
     parts
 }
 
@@ -101,6 +107,9 @@ fn updated(text: &str, outputs: &[String], home: &Path) -> String {
             let own = std::env::var("HOME").unwrap_or_default();
             let output = output.replace(&home.display().to_string(), "~").replace(&own, "~");
             result.push_str(&Regex::new(r"[ \t]+\n").expect("a pattern").replace_all(&output, "\n"));
+            if !output.is_empty() && !output.ends_with('\n') {
+                result.push('\n');
+            }
         }
     };
     let mut pending = false;
