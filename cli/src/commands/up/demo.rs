@@ -7,21 +7,16 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use agentbus_nats::{headers, pattern};
 use agentbus_proto::event::v1::Event;
 use agentbus_proto::json::content::JSON;
 use agentbus_proto::sidecar::v1::PublishRequest;
 use agentbus_proto::{Address, Code, Fault};
 use agentbus_runtime::state;
-use async_nats::jetstream::Message;
-use async_nats::jetstream::consumer::{DeliverPolicy, pull};
-use futures_util::StreamExt;
-use prost::Message as _;
-use serde_json::{Value, json};
+use serde_json::json;
 use uuid::Uuid;
 
 use super::progress::{Letter, Progress, Totals};
-use crate::broker::Access;
+use super::watch::{Seen, Watch};
 use crate::exit::{Silent, fault};
 use crate::instance::{Global, Instance};
 use crate::{client, output};
@@ -92,7 +87,7 @@ impl Audit {
             // Events that lose stay in their stream.
             tokio::select! {
                 seen = watch.next() => match seen? {
-                    Seen::Event(event) => progress.event(&topic(&event), &data(&event)),
+                    Seen::Event(topic, data) => progress.event(&topic, &data),
                     Seen::Letter(letter) => progress.dead(letter),
                 },
                 _ = ticks.tick() => display.show(&progress),
@@ -159,82 +154,6 @@ fn explain(progress: &Progress) {
     }
     output::say("look:   agentbus dlq list");
     output::say("repair what the cause names, then send them again:   agentbus dlq redrive --all");
-}
-
-fn topic(event: &Event) -> String {
-    event.to.as_ref().and_then(|to| Address::try_from(to).ok()).map(|to| to.name().to_owned()).unwrap_or_default()
-}
-
-fn data(event: &Event) -> Value {
-    serde_json::from_slice(&event.data).unwrap_or_default()
-}
-
-enum Seen {
-    Event(Box<Event>),
-    Letter(Letter),
-}
-
-/// Two ordered consumers of our own: the events of the demo, and dead letters.
-struct Watch {
-    events: pull::Ordered,
-    letters: pull::Ordered,
-}
-
-impl Watch {
-    async fn start(instance: &Instance) -> anyhow::Result<Self> {
-        let access = Access {
-            url: instance.broker.url.clone(),
-            creds: instance.broker.creds.clone(),
-            namespace: instance.namespace.clone(),
-        };
-        let broker = access.connect("demo").await?;
-        let topics = ["audit.started", "file.checked", "audit.completed"].map(str::to_owned);
-        let filters = pattern::filters(&instance.namespace, &topics)?;
-        let consume = async |stream: String, filter_subjects: Vec<String>| -> anyhow::Result<pull::Ordered> {
-            let config =
-                pull::OrderedConfig { filter_subjects, deliver_policy: DeliverPolicy::New, ..Default::default() };
-            let stream = broker.jetstream.get_stream(stream).await?;
-            Ok(stream.create_consumer(config).await?.messages().await?)
-        };
-        let events = consume(broker.names.events(), filters).await?;
-        let letters = consume(broker.names.dead_letters(), vec![format!("abd.{}.>", instance.namespace)]).await?;
-        Ok(Self { events, letters })
-    }
-
-    /// The next thing of interest. Errors are interruptions: an ordered consumer goes on by itself when the broker is back.
-    async fn next(&mut self) -> anyhow::Result<Seen> {
-        loop {
-            tokio::select! {
-                message = self.events.next() => match message {
-                    Some(Ok(message)) => {
-                        if let Ok(event) = Event::decode(message.payload.clone()) {
-                            return Ok(Seen::Event(Box::new(event)));
-                        }
-                    }
-                    Some(Err(error)) => tracing::debug!(%error, "watching interrupted"),
-                    None => return Err(fault(Code::BrokerDown, "the event stream can no longer be watched")),
-                },
-                message = self.letters.next() => match message {
-                    Some(Ok(message)) => return Ok(Seen::Letter(letter(&message))),
-                    Some(Err(error)) => tracing::debug!(%error, "watching interrupted"),
-                    None => return Err(fault(Code::BrokerDown, "the dead letters can no longer be watched")),
-                },
-            }
-        }
-    }
-}
-
-fn letter(message: &Message) -> Letter {
-    let header = |name: &'static str| headers::get(message.headers.as_ref(), name).unwrap_or_default().to_owned();
-    let data = Event::decode(message.payload.clone()).map(|event| data(&event)).unwrap_or_default();
-    let text = |key: &str| data.get(key).and_then(Value::as_str).map(str::to_owned);
-    Letter {
-        seq: message.info().map(|info| info.stream_sequence).unwrap_or_default(),
-        run: text("run").unwrap_or_default(),
-        what: text("path").or_else(|| text("input")).unwrap_or_default(),
-        class: header(headers::CLASS),
-        cause: header(headers::CAUSE),
-    }
 }
 
 /// One line that is overwritten on a terminal; now and then a line elsewhere.

@@ -1,7 +1,8 @@
 //! `agentbus up`: a whole bus on this machine in one command.
 //!
 //! `project` says what is started → `broker` obtains and keeps a nats-server → `foreground` adds the control plane, which starts sidecars and
-//! agents, and stops everything in order → `summary` says what runs. `demo` runs the audit on top; `detach` does all of it in the background.
+//! agents, and stops everything in order → `summary` says what runs. `demo` runs the audit on top (`watch`
+//! looks on, `progress` counts); `detach` does all of it in the background.
 
 mod broker;
 mod demo;
@@ -10,6 +11,7 @@ mod foreground;
 mod progress;
 mod project;
 mod summary;
+mod watch;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

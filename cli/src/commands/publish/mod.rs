@@ -2,17 +2,16 @@
 //!
 //! The id is fixed before the first send, so that after an unknown outcome the very same event can be sent again.
 
-use std::path::Path;
+mod input;
 
 use agentbus_proto::event::v1::{Event, Priority};
 use agentbus_proto::json::PublishAnswerJson;
-use agentbus_proto::json::content::{JSON, OCTETS};
 use agentbus_proto::sidecar::v1::{PublishRequest, PublishResponse};
 use agentbus_proto::{Address, Code, Fault, duration};
 use bytes::Bytes;
 use clap::ValueEnum;
 use futures_util::stream;
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::io::BufReader;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -21,13 +20,8 @@ use crate::exit::fault;
 use crate::instance::Global;
 use crate::output;
 
-/// Most bytes read for one event: above every limit a sidecar has, so that the refusal is the sidecar's.
-const DATA_BYTES_MAX: u64 = 64 << 20;
 /// Lines on their way at once.
 const LINES_IN_FLIGHT_MAX: usize = 256;
-
-/// Content type of text that is not JSON.
-const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Send an event
 ///
@@ -91,7 +85,7 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     } else {
         global.client().await?
     };
-    let data = data(args.data.as_deref()).await?;
+    let data = input::data(args.data.as_deref()).await?;
     let request = request(&template, args, data)?;
     let id = request.event.as_ref().map(|event| event.id.clone()).unwrap_or_default();
     let answer = client.publish(request).await.map_err(Fault::from).map_err(|fault| resend_hint(fault, &id))?;
@@ -113,7 +107,7 @@ async fn lines(global: &Global, args: &Args, template: Event) -> anyhow::Result<
     let feed = async {
         let mut stdin = BufReader::new(tokio::io::stdin());
         let mut number = 0;
-        while let Some(line) = next_line(&mut stdin).await? {
+        while let Some(line) = input::next_line(&mut stdin).await? {
             number += 1;
             let request = PublishRequest { r#ref: number, ..request(&template, args, line)? };
             if tx.send(request).await.is_err() {
@@ -191,65 +185,11 @@ fn request(template: &Event, args: &Args, data: Bytes) -> anyhow::Result<Publish
     let ttl = args.ttl.as_deref().map(duration::parse).transpose()?.map(duration::to_proto);
     let content_type = match &args.content_type {
         Some(given) => given.clone(),
-        None => guess(&data).to_owned(),
+        None => input::guess(&data).to_owned(),
     };
     let id = args.id.clone().unwrap_or_else(|| Uuid::now_v7().to_string());
     let event = Event { id, content_type, data, ..template.clone() };
     Ok(PublishRequest { event: Some(event), ttl, r#ref: 0 })
-}
-
-fn guess(data: &[u8]) -> &'static str {
-    if data.is_empty() {
-        ""
-    } else if serde_json::from_slice::<serde::de::IgnoredAny>(data).is_ok() {
-        JSON
-    } else if std::str::from_utf8(data).is_ok() {
-        TEXT
-    } else {
-        OCTETS
-    }
-}
-
-async fn data(argument: Option<&str>) -> anyhow::Result<Bytes> {
-    match argument {
-        None => Ok(Bytes::new()),
-        Some("-") => read_all(tokio::io::stdin(), "stdin").await,
-        Some(text) => match text.strip_prefix('@') {
-            Some(path) => {
-                let unreadable = |error| fault(Code::InvalidEvent, format!("cannot read `{path}`: {error}"));
-                read_all(tokio::fs::File::open(Path::new(path)).await.map_err(unreadable)?, path).await
-            }
-            None => Ok(Bytes::copy_from_slice(text.as_bytes())),
-        },
-    }
-}
-
-async fn read_all(from: impl tokio::io::AsyncRead + Unpin, name: &str) -> anyhow::Result<Bytes> {
-    let mut data = Vec::new();
-    let read = from.take(DATA_BYTES_MAX + 1).read_to_end(&mut data).await;
-    read.map_err(|error| fault(Code::InvalidEvent, format!("cannot read {name}: {error}")))?;
-    if data.len() as u64 > DATA_BYTES_MAX {
-        return Err(fault(Code::TooLarge, format!("{name} has more than {DATA_BYTES_MAX} bytes")));
-    }
-    Ok(data.into())
-}
-
-/// The next line without its end; empty lines are skipped. Refuses a line that no event could hold instead of collecting it.
-async fn next_line(from: &mut (impl AsyncBufRead + Unpin)) -> anyhow::Result<Option<Bytes>> {
-    loop {
-        let mut line = Vec::new();
-        if (&mut *from).take(DATA_BYTES_MAX).read_until(b'\n', &mut line).await? == 0 {
-            return Ok(None);
-        }
-        if line.len() as u64 >= DATA_BYTES_MAX {
-            return Err(fault(Code::TooLarge, format!("a line has more than {DATA_BYTES_MAX} bytes")));
-        }
-        let end = line.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r')).map_or(0, |last| last + 1);
-        line.truncate(end);
-        if !line.is_empty() {
-            return Ok(Some(line.into()));
-        }
-    }
 }
 
 fn attribute(text: &str) -> Result<(String, String), String> {
@@ -264,27 +204,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_content_type_follows_the_data() {
-        for (data, wanted) in
-            [(&b"{\"a\":1}"[..], JSON), (b"5", JSON), (b"hello", TEXT), (b"\xff", OCTETS), (b"", ""), (b"{", TEXT)]
-        {
-            assert_eq!(guess(data), wanted, "{data:?}");
-        }
-    }
-
-    #[test]
     fn attributes_are_pairs() {
         assert_eq!(attribute("a=b=c"), Ok(("a".into(), "b=c".into())));
         assert!(attribute("a").is_err() && attribute("=b").is_err());
-    }
-
-    #[tokio::test]
-    async fn lines_lose_their_ends_and_empty_ones_are_skipped() {
-        let mut input = BufReader::new(&b"one\r\n\n two \nthree"[..]);
-        let mut lines = Vec::new();
-        while let Some(line) = next_line(&mut input).await.unwrap() {
-            lines.push(String::from_utf8(line.to_vec()).unwrap());
-        }
-        assert_eq!(lines, ["one", " two ", "three"]);
     }
 }
