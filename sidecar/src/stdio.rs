@@ -9,9 +9,11 @@ use agentbus_nats::grant::{AgentLife, FromSidecar, Start, ToSidecar};
 use agentbus_proto::{Code, Fault};
 use agentbus_runtime::drain;
 use agentbus_runtime::telemetry;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines, Stdin};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
 
 use crate::app::Sidecar;
+use crate::inbound::Hub;
 
 /// How a sidecar is started.
 #[derive(Debug, Clone, clap::Args)]
@@ -27,6 +29,8 @@ pub struct Args {
     pub log_json: bool,
 }
 
+/// Lines of the parent that wait to be obeyed.
+const LINES_MAX: usize = 16;
 /// The parent has this long to answer `hello`.
 const START_WAIT: Duration = Duration::from_secs(30);
 
@@ -40,7 +44,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     })?;
     let signals = drain::signals()?;
     let identity = Identity::new_user();
-    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    let mut lines = read_stdin()?;
     say(&FromSidecar::Hello { public_key: identity.public_key(), pid: std::process::id() }).await?;
     let started = match tokio::time::timeout(START_WAIT, start_line(&mut lines)).await {
         Ok(Ok(start)) => Sidecar::start(start, identity, telemetry.tracer()).await,
@@ -59,18 +63,44 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     tracing::info!(%url, %admin, "sidecar ready");
     say(&FromSidecar::Ready { url, admin, unix }).await?;
     tokio::select! {
-        () = obey(&mut lines, &sidecar) => {}
+        () = obey(&mut lines, &sidecar.hub) => {}
         signal = signals => tracing::info!(signal, "draining"),
         () = sidecar.drain_requested.cancelled() => {}
     }
-    sidecar.drain().await;
+    // An agent that exits while we drain has nothing more to finish.
+    let hub = sidecar.hub.clone();
+    let listen = async {
+        obey(&mut lines, &hub).await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = sidecar.drain() => {}
+        () = listen => {}
+    }
     telemetry.shutdown().await;
     Ok(())
 }
 
-async fn start_line(lines: &mut Lines<BufReader<Stdin>>) -> Result<Start, Fault> {
+type Lines = mpsc::Receiver<std::io::Result<String>>;
+
+/// The parent's lines, read by a thread of their own: a read of stdin cannot be cancelled, and one inside the runtime
+/// would keep a drained process alive for as long as its parent holds the pipe.
+fn read_stdin() -> std::io::Result<Lines> {
+    let (tx, lines) = mpsc::channel(LINES_MAX);
+    let read = move || {
+        for line in std::io::stdin().lines() {
+            if tx.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new().name("stdin".to_owned()).spawn(read)?;
+    Ok(lines)
+}
+
+async fn start_line(lines: &mut Lines) -> Result<Start, Fault> {
     let bad = |why: String| Fault::new(Code::BadConfig, format!("expected a `start` line on stdin: {why}"));
-    let line = lines.next_line().await.map_err(|error| bad(error.to_string()))?;
+    let line = lines.recv().await.transpose().map_err(|error| bad(error.to_string()))?;
     match serde_json::from_str(&line.ok_or_else(|| bad("stdin is closed".to_owned()))?) {
         Ok(ToSidecar::Start(start)) => Ok(*start),
         Ok(_) => Err(bad("it was another line".to_owned())),
@@ -79,18 +109,18 @@ async fn start_line(lines: &mut Lines<BufReader<Stdin>>) -> Result<Start, Fault>
 }
 
 /// Returns when it is time to drain.
-async fn obey(lines: &mut Lines<BufReader<Stdin>>, sidecar: &Sidecar) {
+async fn obey(lines: &mut Lines, hub: &Hub) {
     loop {
-        match lines.next_line().await {
-            Ok(Some(line)) => match serde_json::from_str(&line) {
-                Ok(ToSidecar::Agent(AgentLife::Exited)) => sidecar.hub.agent_exited(),
+        match lines.recv().await {
+            Some(Ok(line)) => match serde_json::from_str(&line) {
+                Ok(ToSidecar::Agent(AgentLife::Exited)) => hub.agent_exited(),
                 Ok(ToSidecar::Agent(AgentLife::Started)) => tracing::debug!("agent started"),
                 Ok(ToSidecar::Drain {}) => return,
                 Ok(ToSidecar::Start(_)) => tracing::warn!("a second `start` line is ignored"),
                 Err(error) => tracing::warn!(%error, "unreadable line from the parent"),
             },
-            Ok(None) => return tracing::info!("parent gone, draining"),
-            Err(error) => return tracing::warn!(%error, "cannot read from the parent, draining"),
+            None => return tracing::info!("parent gone, draining"),
+            Some(Err(error)) => return tracing::warn!(%error, "cannot read from the parent, draining"),
         }
     }
 }

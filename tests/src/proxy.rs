@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -12,10 +12,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+#[derive(Default)]
+struct Swallow {
+    on: AtomicBool,
+    bytes: AtomicU64,
+}
+
 /// A running proxy.
 pub struct Proxy {
     address: SocketAddr,
-    swallow: Arc<AtomicBool>,
+    swallow: Arc<Swallow>,
     cuts: watch::Sender<u64>,
     task: JoinHandle<()>,
 }
@@ -25,7 +31,7 @@ impl Proxy {
     pub async fn start(target: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
-        let (swallow, cuts) = (Arc::new(AtomicBool::new(false)), watch::Sender::new(0));
+        let (swallow, cuts) = (Arc::<Swallow>::default(), watch::Sender::new(0));
         let task = tokio::spawn(accept(listener, target.to_owned(), swallow.clone(), cuts.clone()));
         Self { address, swallow, cuts, task }
     }
@@ -37,7 +43,12 @@ impl Proxy {
 
     /// From now on, what clients send is lost (true) or passed on again (false). Answers pass either way.
     pub fn swallow(&self, on: bool) {
-        self.swallow.store(on, Ordering::SeqCst);
+        self.swallow.on.store(on, Ordering::SeqCst);
+    }
+
+    /// Bytes lost so far.
+    pub fn lost(&self) -> u64 {
+        self.swallow.bytes.load(Ordering::SeqCst)
     }
 
     /// Drops all connections without a word; new ones are taken.
@@ -52,7 +63,7 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, target: String, swallow: Arc<AtomicBool>, cuts: watch::Sender<u64>) {
+async fn accept(listener: TcpListener, target: String, swallow: Arc<Swallow>, cuts: watch::Sender<u64>) {
     while let Ok((client, _)) = listener.accept().await {
         let Ok(server) = TcpStream::connect(&target).await else { continue };
         let mut cut = cuts.subscribe();
@@ -69,11 +80,14 @@ async fn accept(listener: TcpListener, target: String, swallow: Arc<AtomicBool>,
 }
 
 /// Passes bytes on until one side ends; then the caller drops both.
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, swallow: Option<Arc<AtomicBool>>) {
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, swallow: Option<Arc<Swallow>>) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
-        let lost = swallow.as_ref().is_some_and(|swallow| swallow.load(Ordering::SeqCst));
-        if !lost && to.write_all(&buffer[..read]).await.is_err() {
+        if let Some(swallow) = swallow.as_ref().filter(|swallow| swallow.on.load(Ordering::SeqCst)) {
+            swallow.bytes.fetch_add(read as u64, Ordering::SeqCst);
+            continue;
+        }
+        if to.write_all(&buffer[..read]).await.is_err() {
             return;
         }
     }

@@ -2,6 +2,8 @@
 //!
 //! A plain ack that succeeds is not answered: at full rate that would double the frames. Everything else is.
 
+use std::time::Duration;
+
 use agentbus_proto::sidecar::v1::{Failure, SettleResponse};
 use agentbus_proto::sidecar::wire::{SettleRequest, SubscribeRequest, SubscribeResponse};
 use agentbus_proto::sidecar::wire::{settle_request, subscribe_request, subscribe_response};
@@ -20,6 +22,9 @@ use crate::inbound::{Gone, Outgoing};
 const SETTLES_MAX: usize = 1024;
 /// Frames waiting for the agent besides deliveries, which the credit bounds.
 const ANSWERS_MAX: usize = 1024;
+
+/// How long the agent's side is read on after it stopped reading ours.
+const LAST_FRAMES_WAIT: Duration = Duration::from_secs(1);
 
 type Frame = Result<SubscribeResponse, Status>;
 
@@ -62,45 +67,65 @@ async fn run(
 ) {
     let state = subscription.state.clone();
     let mut settles = FuturesUnordered::new();
-    loop {
+    let gone = loop {
         tokio::select! {
             frame = frames.message(), if settles.len() < SETTLES_MAX => match frame {
-                Ok(Some(frame)) => match frame.frame {
-                    Some(subscribe_request::Frame::Settle(settle)) => {
-                        if let Some(slow) = settle_now(&state, settle, &tx).await {
-                            settles.push(answer(&state, slow));
-                        }
-                    }
-                    Some(subscribe_request::Frame::Credit(credit)) => state.hub.credit(subscription.id, credit as usize),
-                    Some(subscribe_request::Frame::Open(_)) | None => {}
-                },
+                Ok(Some(frame)) => settles.extend(take(&subscription, frame, &tx).await.map(|slow| answer(&state, slow))),
                 // The agent closed its side: finish what it asked for, then let it go.
-                Ok(None) => {
-                    subscription.gone = Gone::Closed;
-                    break;
-                }
-                Err(_) => break,
+                Ok(None) => break Gone::Closed,
+                Err(_) => break Gone::Broken,
             },
             Some(frame) = settles.next(), if !settles.is_empty() => {
                 if tx.send(Ok(frame)).await.is_err() {
-                    break;
+                    break last_frames(&subscription, &mut frames, &tx).await;
                 }
             }
             Some(out) = outgoing.recv() => {
                 if tx.send(Ok(to_frame(out))).await.is_err() {
-                    break;
+                    break last_frames(&subscription, &mut frames, &tx).await;
                 }
             }
-            () = tx.closed() => break,
-            () = state.stop.cancelled() => {
-                subscription.gone = Gone::Closed;
-                break;
-            }
+            () = tx.closed() => break last_frames(&subscription, &mut frames, &tx).await,
+            () = state.stop.cancelled() => break Gone::Closed,
         }
-    }
+    };
+    subscription.gone = gone;
     while let Some(frame) = settles.next().await {
         // The agent may be gone; its settle is done all the same.
         let _ = tx.send(Ok(frame)).await;
+    }
+}
+
+/// Takes one frame of the agent; returns a settle that takes a while.
+async fn take(subscription: &Subscription, frame: SubscribeRequest, tx: &mpsc::Sender<Frame>) -> Option<SettleRequest> {
+    match frame.frame? {
+        subscribe_request::Frame::Settle(settle) => settle_now(&subscription.state, settle, tx).await,
+        subscribe_request::Frame::Credit(credit) => {
+            subscription.state.hub.credit(subscription.id, credit as usize);
+            None
+        }
+        subscribe_request::Frame::Open(_) => None,
+    }
+}
+
+/// The agent reads no more. What it wrote before counts, and its own side tells whether it left or broke down: a
+/// stream that is cancelled on a living connection is a goodbye.
+async fn last_frames(
+    subscription: &Subscription,
+    frames: &mut Streaming<SubscribeRequest>,
+    tx: &mpsc::Sender<Frame>,
+) -> Gone {
+    let end = tokio::time::Instant::now() + LAST_FRAMES_WAIT;
+    loop {
+        match tokio::time::timeout_at(end, frames.message()).await {
+            Ok(Ok(Some(frame))) => {
+                if let Some(slow) = take(subscription, frame, tx).await {
+                    answer(&subscription.state, slow).await;
+                }
+            }
+            Ok(Ok(None)) => return Gone::Closed,
+            Ok(Err(_)) | Err(_) => return Gone::Broken,
+        }
     }
 }
 

@@ -3,5 +3,7 @@
 //! No control plane runs in any of these tests: publish, deliver, settle, retry and dead-letter do without one.
 
 mod agent;
+mod failures;
+mod life;
 mod settle;
 mod world;
