@@ -4,6 +4,7 @@ mod delivery;
 mod dependencies;
 mod edge;
 mod scope;
+mod docs;
 mod readme;
 mod skeleton;
 mod up;
