@@ -19,6 +19,10 @@ use crate::exit::fault;
 const RESTART_MAX: Duration = Duration::from_secs(3);
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
 
+/// Addresses change when a bus is started again.
+const STALE: &str =
+    "; AGENTBUS_URL says so: if the bus was started again since, run `eval \"$(agentbus env)\"` once more";
+
 /// Name of the project file.
 pub const PROJECT_FILE: &str = "agentbus.yaml";
 
@@ -154,12 +158,15 @@ impl Global {
 
     /// The sidecar to publish and subscribe through.
     pub fn door(&self) -> anyhow::Result<Door> {
-        if self.dir.is_none()
-            && let Some(door) = door_from(&|key| std::env::var(key).ok())
-        {
-            return Ok(door);
+        match self.door_from_env() {
+            Some(door) => Ok(door),
+            None => Ok(self.instance()?.me),
         }
-        Ok(self.instance()?.me)
+    }
+
+    fn door_from_env(&self) -> Option<Door> {
+        let named = self.dir.is_some();
+        door_from(&|key| std::env::var(key).ok()).filter(|_| !named)
     }
 
     /// A gRPC client of that sidecar. One that is just being restarted gets 3 s to be back.
@@ -170,6 +177,10 @@ impl Global {
             match client::connect(&door.url, &door.token).await {
                 Err(fault) if fault.code == Code::BrokerDown && began.elapsed() < RESTART_MAX => {
                     tokio::time::sleep(RESTART_PAUSE).await;
+                }
+                Err(mut fault) if fault.code == Code::BrokerDown && self.door_from_env().is_some() => {
+                    fault.message.push_str(STALE);
+                    return Err(fault.into());
                 }
                 connected => return Ok(connected?),
             }
