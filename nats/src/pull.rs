@@ -160,10 +160,13 @@ impl Pull {
         if self.open.is_empty() {
             self.heard = Instant::now();
         }
-        self.open.push_back(Request { id: self.next_request, left: missing });
-        if self.link.client.publish_with_reply(self.api.clone(), reply, body.into()).await.is_err() {
-            self.open.clear();
-            self.not_before = Instant::now() + RETRY_WAIT;
+        // Counted once it is handed over: a caller that gives up while waiting has asked for nothing.
+        match self.link.client.publish_with_reply(self.api.clone(), reply, body.into()).await {
+            Ok(()) => self.open.push_back(Request { id: self.next_request, left: missing }),
+            Err(_) => {
+                self.open.clear();
+                self.not_before = Instant::now() + RETRY_WAIT;
+            }
         }
     }
 
