@@ -23,21 +23,25 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// An API at a base URL, spoken to with a bearer token.
 #[derive(Clone, Debug)]
 pub struct Api {
+    /// For error messages.
     name: &'static str,
+    /// The code when nobody answers.
+    away: Code,
     base: String,
     token: String,
     limit: Duration,
 }
 
 impl Api {
-    /// `name` is for error messages; `base` is `http://host:port`.
+    /// A control plane at `base`, `http://host:port`; `name` is for error messages.
     pub fn new(name: &'static str, base: &str, token: &str) -> Self {
-        Self {
-            name,
-            base: base.trim_end_matches('/').to_owned(),
-            token: token.to_owned(),
-            limit: Duration::from_secs(60),
-        }
+        let base = base.trim_end_matches('/').to_owned();
+        Self { name, away: Code::ControlPlaneDown, base, token: token.to_owned(), limit: Duration::from_secs(60) }
+    }
+
+    /// A sidecar at `base`.
+    pub fn sidecar(base: &str, token: &str) -> Self {
+        Self { away: Code::BrokerDown, ..Self::new("the sidecar", base, token) }
     }
 
     /// Longest time one request may take; the default is 60 s.
@@ -118,7 +122,7 @@ impl Api {
                 413 => Code::TooLarge,
                 429 => Code::RateLimited,
                 400..=499 => Code::InvalidEvent,
-                503 => Code::ControlPlaneDown,
+                503 => self.away,
                 _ => Code::OutcomeUnknown,
             };
             let said = crate::output::printable(&String::from_utf8_lossy(&body[..body.len().min(300)]));
@@ -131,7 +135,7 @@ impl Api {
             "{} at {} cannot be reached ({why}); is the bus running? see `agentbus status` or start it: `agentbus up -d`",
             self.name, self.base
         );
-        Fault::new(Code::ControlPlaneDown, message)
+        Fault::new(self.away, message)
     }
 
     fn odd(&self, what: &str) -> Fault {

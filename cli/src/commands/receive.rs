@@ -45,7 +45,7 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let wait = duration::parse(&args.wait).map_err(|error| fault(Code::InvalidEvent, format!("--wait: {error}")))?;
     let door = global.door()?;
     // The sidecar answers in time; a little longer is only for a machine that swaps.
-    let api = Api::new("the sidecar", &door.url, &door.token).with_limit(wait + std::time::Duration::from_secs(30));
+    let api = Api::sidecar(&door.url, &door.token).with_limit(wait + std::time::Duration::from_secs(30));
     if !args.patterns.is_empty() {
         let group = args.group.clone().unwrap_or_else(|| own_group(&args.patterns));
         let _: Value = api.post("/v1/subscriptions", &json!({"patterns": args.patterns, "group": group})).await?;
