@@ -35,13 +35,13 @@ pub(super) fn sidecar_template(namespace: &str) -> Value {
 }
 
 /// Permissions of the person at the keyboard: sees and replays everything with the plain `nats` CLI, changes no stream,
-/// publishes no event around a sidecar.
+/// publishes no event around a sidecar, writes no registry entry and answers nobody's request.
 pub(super) fn person() -> Value {
     let changes = ["STREAM.CREATE", "STREAM.UPDATE", "STREAM.DELETE", "STREAM.PURGE", "STREAM.MSG.DELETE"];
     let more = ["STREAM.SNAPSHOT", "STREAM.RESTORE", "STREAM.LEADER.STEPDOWN", "STREAM.PEER.REMOVE", "CONSUMER.RESET"];
     let deny: Vec<String> = changes.iter().chain(&more).map(|verb| format!("$JS.API.{verb}.>")).collect();
     json!({
-        "pub": {"allow": ["$JS.API.>", "$JS.ACK.>", "$KV.>", "_INBOX.>"], "deny": deny},
+        "pub": {"allow": ["$JS.API.>", "$JS.ACK.>"], "deny": deny},
         "sub": {"allow": ["_INBOX.>", "$JS.EVENT.ADVISORY.>", "ab.>", "abr.>", "abd.>", "aba.>"]},
         "subs": -1, "data": -1, "payload": -1,
     })

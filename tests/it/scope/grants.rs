@@ -1,7 +1,7 @@
 //! The permission list of a sidecar, line by line: what its work needs, and everything else.
 
 use agentbus_nats::headers;
-use agentbus_tests::wait::until;
+use agentbus_tests::wait::{PATIENCE, until};
 use async_nats::HeaderMap;
 use futures_util::StreamExt;
 
@@ -10,6 +10,11 @@ use super::{Caller, World};
 const EVENTS: &str = "AB_default_EVENTS";
 const RETRY: &str = "AB_default_RETRY";
 const DLQ: &str = "AB_default_DLQ";
+
+/// A wait with an end.
+async fn within<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, what).await.expect("in time")
+}
 
 #[tokio::test]
 async fn an_agent_may_do_its_work() {
@@ -31,7 +36,7 @@ async fn an_agent_may_do_its_work() {
     let mut pulled = a.link.client.subscribe("_INBOX.a.a.pull").await.unwrap();
     let next = "$JS.API.CONSUMER.MSG.NEXT.AB_default_EVENTS.ga";
     a.link.client.publish_with_reply(next, "_INBOX.a.a.pull", r#"{"batch":1}"#.into()).await.unwrap();
-    let reply = pulled.next().await.unwrap().reply.expect("a delivery");
+    let reply = within(pulled.next()).await.unwrap().reply.expect("a delivery");
     a.allowed(&reply, "+ACK").await;
     a.allowed("$JS.ACK.AB_default_RETRY.ga-retry.1.1.1.1.0", "+WPI").await;
     let left = until("ack", || async {
@@ -45,9 +50,10 @@ async fn an_agent_may_do_its_work() {
 async fn an_agent_may_ask_the_control_plane_and_hear_the_answer() {
     let World { broker, a } = World::start().await;
     let mut control = broker.link.client.subscribe("abc.default.a.*").await.unwrap();
-    broker.link.client.flush().await.unwrap();
+    super::round_trip(&broker.link).await;
+    assert_eq!(within(control.next()).await.unwrap().subject.as_str(), "abc.default.a.round-trip");
     let answer = tokio::spawn(async move { a.ask("abc.default.a.renew", "?").await });
-    let question = control.next().await.unwrap();
+    let question = within(control.next()).await.unwrap();
     let reply = question.reply.expect("a reply subject");
     assert!(reply.starts_with("_INBOX.a."), "{reply}");
     broker.link.client.publish(reply, "!".into()).await.unwrap();
@@ -138,7 +144,7 @@ async fn an_agent_hears_its_own_inbox_only() {
     let mut own = a.link.client.subscribe("_INBOX.a.a.mine").await.unwrap();
     a.quiet("own inbox").await;
     broker.link.client.publish("_INBOX.a.a.mine", "x".into()).await.unwrap();
-    assert_eq!(own.next().await.unwrap().payload, "x");
+    assert_eq!(within(own.next()).await.unwrap().payload, "x");
 }
 
 #[tokio::test]
@@ -178,5 +184,6 @@ async fn an_agent_without_groups_and_topics_may_only_talk_to_the_control_plane()
     ] {
         mute.refused(subject, "").await;
     }
-    mute.allowed("abc.default.mute.subscribe", "").await;
+    let nobody = mute.link.client.request("abc.default.mute.subscribe", "".into()).await.unwrap_err();
+    assert_eq!(nobody.kind(), async_nats::RequestErrorKind::NoResponders, "asked, and nobody is there to answer");
 }

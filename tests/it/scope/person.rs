@@ -36,8 +36,10 @@ async fn the_person_reads_and_replays_every_stream() {
         assert_eq!(first.payload, by_number.payload);
         handle.direct_get(1).await.unwrap();
     }
+    let registry = context.get_key_value(broker.names.registry()).await.unwrap();
+    assert_eq!(registry.get("nobody").await.unwrap(), None);
     let mut live = me.link.client.subscribe("ab.>").await.unwrap();
-    me.link.client.flush().await.unwrap();
+    context.get_stream(broker.names.events()).await.unwrap();
     broker.store("ab.default.n.a.topic.-.x", "live").await;
     let seen = tokio::time::timeout(Duration::from_secs(5), live.next()).await.unwrap().unwrap();
     assert_eq!(seen.payload, "live");
@@ -55,6 +57,8 @@ async fn the_person_publishes_no_event_and_changes_no_stream() {
         "abd.default.g.me.REJECTED",
         "aba.default.x",
         "abc.default.a.renew",
+        "$KV.AB_default_REGISTRY.a",
+        "_INBOX.a.a.1",
     ] {
         me.refused(subject, "x").await;
     }

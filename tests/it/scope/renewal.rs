@@ -16,8 +16,8 @@ async fn control_plane(
     broker: &Arc<Broker>,
     decide: impl Fn(&Broker, ControlRequest) -> Grant + Send + 'static,
 ) -> JoinHandle<()> {
-    let mut requests = broker.link.client.subscribe("abc.default.*.*").await.unwrap();
-    broker.link.client.flush().await.unwrap();
+    let mut requests = broker.link.client.subscribe("abc.default.writer.*").await.unwrap();
+    super::round_trip(&broker.link).await;
     let broker = broker.clone();
     tokio::spawn(async move {
         while let Some(message) = requests.next().await {
@@ -117,7 +117,7 @@ async fn a_refused_group_is_told_in_the_control_planes_words() {
     let member = Member { agent: "writer", ..Member::default() };
     let sidecar = SidecarProcess::start(&server, member).await;
     let mut requests = server.link.client.subscribe("abc.default.writer.subscribe").await.unwrap();
-    server.link.client.flush().await.unwrap();
+    super::round_trip(&server.link).await;
     let client = server.link.client.clone();
     let control = tokio::spawn(async move {
         let message = requests.next().await.expect("a request");
