@@ -102,7 +102,9 @@ impl Installation {
     /// Runs git in the project and expects success.
     pub async fn git(&self, args: &[&str]) -> String {
         let mut command = self.plain("git");
-        command.args(["-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "core.autocrlf=false"]).args(args);
+        command
+            .args(["-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "core.autocrlf=false"])
+            .args(args);
         let said = finish(command, None).await;
         assert_eq!(said.code, 0, "git {args:?}: {}", said.stderr);
         said.stdout

@@ -48,7 +48,8 @@ pub(super) fn of_ending(ending: &Ending, said: &str) -> Verdict {
             if *code == 65 { Verdict::Reject(line(&reason)) } else { Verdict::Nack(line(&reason)) }
         }
         Ending::Exited(Exit { code: Some(code), .. }) => nack(with(format!("exit {code}"))),
-        Ending::Exited(Exit { signal, .. }) => nack(with(format!("killed by signal {}", signal.unwrap_or_default()))),
+        // By a signal: told by its name.
+        Ending::Exited(exit) => nack(with(exit.to_string())),
         Ending::TimedOut(after) => nack(with(format!("timed out after {}", duration::format(*after)))),
         Ending::Flooded(max) => reject(format!("the command wrote more than {} MiB to stdout", max >> 20)),
         Ending::Stopped => nack("the runner was stopped before the command had finished".to_owned()),
@@ -101,7 +102,7 @@ mod tests {
         check(Some(65), None, "", reject("exit 65"));
         check(Some(1), None, "boom", nack("exit 1: boom"));
         check(Some(127), None, "", nack("exit 127"));
-        check(None, Some(9), "x", nack("killed by signal 9: x"));
+        check(None, Some(9), "x", nack("killed by SIGKILL: x"));
     }
 
     #[test]
