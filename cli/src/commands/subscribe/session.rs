@@ -1,6 +1,4 @@
-//! `agentbus subscribe`: takes events like an agent does, prints each, then acks it.
-//!
-//! Printed first, acked afterwards: when the reader of our stdout goes away, what it did not get is delivered again.
+//! One subscription over one stream after another: opens, prints and settles, closes in order.
 
 use std::pin::Pin;
 use std::time::{Duration, Instant};
@@ -15,12 +13,10 @@ use futures_util::stream;
 use tokio::sync::mpsc;
 use tonic::Streaming;
 
+use super::Args;
 use crate::instance::Global;
 use crate::output::{self, Paint};
-use crate::show;
 
-/// Most deliveries unsettled at once, by default: a person reads; ten keep the pipe full.
-const CREDIT_DEFAULT: u32 = 10;
 /// Frames waiting to be sent to the sidecar; more than any credit settles at once.
 const FRAMES_MAX: usize = 4096;
 
@@ -30,59 +26,8 @@ const AGAIN_PAUSE: Duration = Duration::from_millis(200);
 /// How long the sidecar may take to finish what it was asked for at the end.
 const FINISH_LIMIT: Duration = Duration::from_secs(10);
 
-/// Take events and print them, one line each (acks them)
-///
-/// Starts at the end of the stream the first time; a group goes on where it was the next time. Members of one group share its events.
-/// To look without taking, use `agentbus tail`.
-#[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  agentbus subscribe 'notes.>'\n  agentbus subscribe notes.created --group readers --max 10 --json"
-)]
-pub struct Args {
-    /// Topics; * stands for one token, > at the end for the rest
-    #[arg(required = true, value_name = "PATTERN")]
-    pub patterns: Vec<String>,
-    /// Group to take part in [default: one of your own for these patterns]
-    #[arg(long)]
-    pub group: Option<String>,
-    /// Only events of these types; may be given several times
-    #[arg(long = "type", value_name = "TYPE")]
-    pub types: Vec<String>,
-    /// End after this many events
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub max: Option<u64>,
-    /// Most events on hand at once
-    #[arg(long, default_value_t = CREDIT_DEFAULT, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub credit: u32,
-    /// Answer "not now" instead of ack: it is retried, then a dead letter
-    #[arg(long, conflicts_with = "reject")]
-    pub nack: bool,
-    /// Answer "never" instead of ack: it becomes a dead letter at once
-    #[arg(long)]
-    pub reject: bool,
-    /// The reason given with --nack or --reject
-    #[arg(long, default_value = "on the command line", value_name = "TEXT")]
-    pub reason: String,
-}
-
-/// Takes events until `--max` or Ctrl-C; outlives a sidecar that is replaced.
-pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
-    let group = args.group.clone().unwrap_or_else(|| own_group(&args.patterns));
-    let mut stop = std::pin::pin!(agentbus_runtime::drain::signals()?);
-    let mut session = Session { global, args, frames: None, taken: 0, paint: Paint::stdout() };
-    let mut answers = session.open(&group).await?;
-    output::say(format!("waiting for {} as group {group}; Ctrl-C ends", args.patterns.join(" ")));
-    loop {
-        match session.serve(&mut answers, stop.as_mut()).await {
-            Ok(()) => return session.finish(answers).await,
-            Err(Ended::For(error)) => return Err(error),
-            Err(Ended::ForNow(why)) => output::say(format!("{why}; what was not acked comes again; connecting again")),
-        }
-        answers = session.again(&group).await?;
-    }
-}
-
-struct Session<'a> {
+/// What outlives a stream.
+pub(super) struct Session<'a> {
     global: &'a Global,
     args: &'a Args,
     /// Taken away to close our side: the sidecar then finishes what it was asked for and closes its own.
@@ -93,16 +38,20 @@ struct Session<'a> {
 }
 
 /// Why a stream ended before we wanted.
-enum Ended {
+pub(super) enum Ended {
     /// For good.
     For(anyhow::Error),
     /// The sidecar went away; the supervisor starts it again.
     ForNow(String),
 }
 
-impl Session<'_> {
+impl<'a> Session<'a> {
+    pub(super) fn new(global: &'a Global, args: &'a Args) -> Self {
+        Self { global, args, frames: None, taken: 0, paint: Paint::stdout() }
+    }
+
     /// Opens a stream; the subscription is in place when this returns.
-    async fn open(&mut self, group: &str) -> anyhow::Result<Streaming<SubscribeResponse>> {
+    pub(super) async fn open(&mut self, group: &str) -> anyhow::Result<Streaming<SubscribeResponse>> {
         let subscription = Subscription {
             patterns: self.args.patterns.clone(),
             group: group.to_owned(),
@@ -119,7 +68,7 @@ impl Session<'_> {
     }
 
     /// The same after the sidecar went away.
-    async fn again(&mut self, group: &str) -> anyhow::Result<Streaming<SubscribeResponse>> {
+    pub(super) async fn again(&mut self, group: &str) -> anyhow::Result<Streaming<SubscribeResponse>> {
         let began = Instant::now();
         loop {
             tokio::time::sleep(AGAIN_PAUSE).await;
@@ -138,7 +87,7 @@ impl Session<'_> {
     }
 
     /// Prints and settles until the wanted number is reached or a signal comes.
-    async fn serve(
+    pub(super) async fn serve(
         &mut self,
         answers: &mut Streaming<SubscribeResponse>,
         mut stop: Pin<&mut impl Future<Output = &'static str>>,
@@ -171,7 +120,7 @@ impl Session<'_> {
     }
 
     /// Closes our side and waits until the sidecar has done what it was asked for.
-    async fn finish(&mut self, mut answers: Streaming<SubscribeResponse>) -> anyhow::Result<()> {
+    pub(super) async fn finish(&mut self, mut answers: Streaming<SubscribeResponse>) -> anyhow::Result<()> {
         self.frames = None;
         let finish = async {
             // Deliveries that still come are left alone: the sidecar gives them to others of the group.
@@ -191,7 +140,7 @@ impl Session<'_> {
         if self.global.json {
             output::json_line(&DeliveryJson::from(delivery))?;
         } else {
-            output::line(text(&delivery, self.paint))?;
+            output::line(super::text(&delivery, self.paint))?;
         }
         let reason = || self.args.reason.clone();
         let how = if self.args.nack {
@@ -232,55 +181,5 @@ fn report(frame: subscribe_response::Frame) {
         }
         subscribe_response::Frame::Draining(_) => output::say("the sidecar is draining"),
         subscribe_response::Frame::Delivery(_) => {}
-    }
-}
-
-/// A delivery as a line: the event, and what is special about this delivery.
-pub fn text(delivery: &Delivery, paint: Paint) -> String {
-    let event = delivery.event.clone().unwrap_or_default();
-    let mut line = show::line(&event, paint);
-    if delivery.attempt > 1 {
-        let failure = output::printable(&delivery.last_failure);
-        let because = if failure.is_empty() { String::new() } else { format!(": {failure}") };
-        line.push_str(&paint.yellow(format!(" (attempt {} of {}{because})", delivery.attempt, delivery.max_attempts)));
-    }
-    line
-}
-
-/// A group for a person who named none: the same patterns go on where they were.
-pub fn own_group(patterns: &[String]) -> String {
-    let mut sorted: Vec<&str> = patterns.iter().map(String::as_str).collect();
-    sorted.sort_unstable();
-    sorted.dedup();
-    // FNV-1a: no secret, only a short name.
-    let hash =
-        sorted.join(" ").bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(16_777_619));
-    format!("me-{hash:08x}")
-}
-
-#[cfg(test)]
-mod tests {
-    use agentbus_proto::event::v1::Event;
-
-    use super::*;
-
-    #[test]
-    fn the_same_patterns_are_the_same_group() {
-        let group = |patterns: &[&str]| own_group(&patterns.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>());
-        assert_eq!(group(&["a", "b"]), group(&["b", "a", "a"]));
-        assert_ne!(group(&["a"]), group(&["b"]));
-        assert_eq!(group(&["a"]).len(), "me-".len() + 8);
-    }
-
-    #[test]
-    fn a_retry_says_so() {
-        let delivery = Delivery {
-            event: Some(Event::default()),
-            attempt: 2,
-            max_attempts: 4,
-            last_failure: "exit 1".into(),
-            ..Delivery::default()
-        };
-        assert!(text(&delivery, Paint::default()).ends_with(" (attempt 2 of 4: exit 1)"));
     }
 }
