@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, HeaderValue, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::http::{is_grpc, problem};
+use super::problem::{is_grpc, problem};
 use crate::metrics::{Metrics, Outcome};
 
 /// The checks' data.

@@ -7,28 +7,24 @@ use agentbus_proto::duration::Text;
 use agentbus_proto::json::{DeliveryJson, PublishAnswerJson, PublishJson};
 use agentbus_proto::sidecar::v1::Subscription;
 use agentbus_proto::{Code, Fault, timestamp};
-use axum::body::{Body, HttpBody};
 use axum::extract::{Path, Request, State as Shared};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
+use bytes::Bytes;
 use prost::Message;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::body::{parse, parse_or_default, read};
+use super::problem::{Problem, other_method};
 use super::{State, receive};
 use crate::inbound::{How, hub};
 use crate::outbound::Parent;
 
 /// The description of this API, written by hand and checked by a test against the routes.
 const OPENAPI: &str = include_str!("openapi.json");
-
-/// Media type of RFC 9457.
-const PROBLEM: &str = "application/problem+json";
 
 /// A long poll without `wait`.
 const WAIT_DEFAULT: Duration = Duration::from_secs(20);
@@ -45,67 +41,8 @@ pub(super) fn router(state: State) -> Router {
         .with_state(state)
 }
 
-/// For paths nobody serves. A gRPC call gets gRPC's own answer.
-pub(super) async fn other_path(request: Request) -> Response {
-    let path = request.uri().path().escape_debug().to_string();
-    if is_grpc(request.headers()) {
-        return tonic::Status::unimplemented(format!("no such method: {path}")).into_http::<Body>().into_response();
-    }
-    unserved(StatusCode::NOT_FOUND, format!("nothing is served at `{path}`; GET /openapi.json tells what is"))
-}
-
-async fn other_method(request: Request) -> Response {
-    let (method, path) = (request.method(), request.uri().path().escape_debug());
-    unserved(
-        StatusCode::METHOD_NOT_ALLOWED,
-        format!("`{path}` takes no {method}; GET /openapi.json tells what it takes"),
-    )
-}
-
-/// A problem about the request line: plain HTTP, none of the contract's codes means it.
-fn unserved(status: StatusCode, detail: String) -> Response {
-    let title = status.canonical_reason().unwrap_or_default().to_lowercase();
-    let problem = json!({"type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail});
-    (status, [(header::CONTENT_TYPE, PROBLEM)], problem.to_string()).into_response()
-}
-
-/// Whether this is a gRPC call, which wants its errors in trailers.
-pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
-}
-
 async fn openapi() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
-}
-
-/// RFC 9457.
-pub(super) fn problem(fault: &Fault) -> Response {
-    let status = StatusCode::from_u16(fault.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = (status, Json(fault.problem_json())).into_response();
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(PROBLEM));
-    if fault.code == Code::Unauthenticated {
-        headers.insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
-    }
-    if let Some(after) = fault.retry_after {
-        headers.insert(header::RETRY_AFTER, header::HeaderValue::from(after.as_secs().max(1)));
-    }
-    response
-}
-
-/// A fault as an answer.
-struct Problem(Fault);
-
-impl From<Fault> for Problem {
-    fn from(fault: Fault) -> Self {
-        Self(fault)
-    }
-}
-
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        problem(&self.0)
-    }
 }
 
 type Answer = Result<Response, Problem>;
@@ -264,37 +201,6 @@ fn parent(headers: &HeaderMap) -> Parent {
     Parent::from_headers(text("traceparent"), text("tracestate"))
 }
 
-/// The request's body, bounded: an event as base64 in JSON is a third longer than its bytes. A length told in advance
-/// is refused before anything is read.
-async fn body(state: &State, request: Request<Body>) -> Result<Bytes, Fault> {
-    let limit = state.outbound.limits().event_bytes_max;
-    let bytes_max = limit.saturating_mul(2).max(64 * 1024);
-    let too_large = |bytes: String| {
-        let why = format!("the request has {bytes} bytes; at most {bytes_max} are allowed, and {limit} for an event");
-        Fault::new(Code::TooLarge, why)
-    };
-    let body = request.into_body();
-    let told = body.size_hint().lower();
-    if told > bytes_max as u64 {
-        return Err(too_large(told.to_string()));
-    }
-    let mut chunks = body.into_data_stream();
-    let mut bytes = BytesMut::with_capacity(usize::try_from(told).unwrap_or_default());
-    while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|_| Fault::new(Code::InvalidEvent, "the request's body ended early"))?;
-        if bytes.len() + chunk.len() > bytes_max {
-            return Err(too_large(format!("more than {bytes_max}")));
-        }
-        bytes.extend_from_slice(&chunk);
-    }
-    Ok(bytes.freeze())
-}
-
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
-    serde_json::from_slice(body).map_err(|error| Fault::new(Code::InvalidEvent, format!("invalid JSON: {error}")))
-}
-
-/// An empty body means the defaults: `curl -X POST …/ack` suffices.
-fn parse_or_default<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Fault> {
-    if body.iter().all(u8::is_ascii_whitespace) { Ok(T::default()) } else { parse(body) }
+async fn body(state: &State, request: Request) -> Result<Bytes, Fault> {
+    read(request, state.outbound.limits().event_bytes_max).await
 }

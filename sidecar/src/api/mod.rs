@@ -3,9 +3,11 @@
 //! `grpc` and `publish_stream`, `subscribe` serve the typed API; `http` the same verbs as JSON; `receive` is the long
 //! poll both share. Types are converted here and nowhere deeper.
 
+mod body;
 mod door;
 mod grpc;
 mod http;
+mod problem;
 mod publish_stream;
 mod receive;
 mod subscribe;
@@ -59,7 +61,7 @@ pub fn router(state: State, token: &str, port: u16) -> Router {
     let grpc = routes.add_service(health).prepare().into_axum_router();
     let door = door::Door::new(token, port, state.metrics.clone());
     // The last fallback wins, or the gRPC routes would answer any unknown path with 200 and an empty body.
-    let routes = http::router(state).merge(grpc.reset_fallback()).fallback(http::other_path);
+    let routes = http::router(state).merge(grpc.reset_fallback()).fallback(problem::other_path);
     routes.layer(axum::middleware::from_fn_with_state(door, door::check))
 }
 

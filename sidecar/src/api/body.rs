@@ -1,0 +1,44 @@
+//! Request bodies: bounded while they are read, and parsed with the place of a mistake.
+
+use agentbus_proto::{Code, Fault};
+use axum::body::{Body, HttpBody};
+use axum::extract::Request;
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use serde::de::DeserializeOwned;
+
+/// The request's body, bounded: an event as base64 in JSON is a third longer than its bytes. A length told in advance
+/// is refused before anything is read.
+pub(super) async fn read(request: Request<Body>, event_bytes_max: usize) -> Result<Bytes, Fault> {
+    let bytes_max = event_bytes_max.saturating_mul(2).max(64 * 1024);
+    let too_large = |bytes: String| {
+        let why = format!(
+            "the request has {bytes} bytes; at most {bytes_max} are allowed, and {event_bytes_max} for an event"
+        );
+        Fault::new(Code::TooLarge, why)
+    };
+    let body = request.into_body();
+    let told = body.size_hint().lower();
+    if told > bytes_max as u64 {
+        return Err(too_large(told.to_string()));
+    }
+    let mut chunks = body.into_data_stream();
+    let mut bytes = BytesMut::with_capacity(usize::try_from(told).unwrap_or_default());
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|_| Fault::new(Code::InvalidEvent, "the request's body ended early"))?;
+        if bytes.len() + chunk.len() > bytes_max {
+            return Err(too_large(format!("more than {bytes_max}")));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes.freeze())
+}
+
+pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
+    serde_json::from_slice(body).map_err(|error| Fault::new(Code::InvalidEvent, format!("invalid JSON: {error}")))
+}
+
+/// An empty body means the defaults: `curl -X POST …/ack` suffices.
+pub(super) fn parse_or_default<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Fault> {
+    if body.iter().all(u8::is_ascii_whitespace) { Ok(T::default()) } else { parse(body) }
+}
