@@ -1,12 +1,17 @@
 //! One group's loop: pulls from its two consumers exactly what the group's subscribers have credit for.
+//!
+//! While nobody asks, nothing is asked of the broker: a request left open there would bring an event to a sidecar whose
+//! agent is not listening, while another member may be.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use agentbus_nats::grant::GroupGrant;
 use agentbus_nats::names::Names;
 use agentbus_nats::pull::Pull;
 use agentbus_proto::Fault;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::hub::Hub;
@@ -14,20 +19,38 @@ use crate::memory::Source;
 
 /// Retries asked for at once: early ones go straight back, so a few suffice.
 const RETRY_PULL_MAX: usize = 256;
+/// Open requests are withdrawn when nobody has asked for this long: longer than an agent needs between two polls.
+const IDLE: Duration = Duration::from_secs(1);
 
-/// Runs until stopped; what is on its way then is still taken in.
+/// Runs until stopped.
 pub(super) async fn run(
     hub: Hub,
     group: Arc<GroupGrant>,
     poke: Arc<Notify>,
     stop: CancellationToken,
 ) -> Result<(), Fault> {
-    let names = hub.names().clone();
-    let link = hub.link().clone();
-    let mut events = Pull::open(&link, &names.events(), &Names::consumer(&group.name)).await?;
-    let mut retries = Pull::open(&link, &names.retry(), &Names::retry_consumer(&group.name)).await?;
+    loop {
+        while hub.table().demand(&group.name) == 0 {
+            tokio::select! {
+                () = poke.notified() => {}
+                () = stop.cancelled() => return Ok(()),
+            }
+        }
+        pull(&hub, &group, &poke, &stop).await?;
+    }
+}
+
+/// Pulls while somebody asks; what is on its way at the end is still taken in.
+async fn pull(hub: &Hub, group: &Arc<GroupGrant>, poke: &Notify, stop: &CancellationToken) -> Result<(), Fault> {
+    let (names, link) = (hub.names(), hub.link());
+    let mut events = Pull::open(link, &names.events(), &Names::consumer(&group.name)).await?;
+    let mut retries = Pull::open(link, &names.retry(), &Names::retry_consumer(&group.name)).await?;
+    let mut asked = Instant::now();
     loop {
         let demand = hub.table().demand(&group.name);
+        if demand > 0 {
+            asked = Instant::now();
+        }
         events.want(demand);
         // A quarter for retries, one at least, so that neither starves the other.
         retries.want(demand.div_ceil(4).min(RETRY_PULL_MAX));
@@ -35,14 +58,15 @@ pub(super) async fn run(
             incoming = events.next() => (Source::Events, incoming),
             incoming = retries.next() => (Source::Retry, incoming),
             () = poke.notified() => continue,
+            () = tokio::time::sleep_until(asked + IDLE), if demand == 0 => break,
             () = stop.cancelled() => break,
         };
-        hub.incoming(&group, source, incoming).await;
+        hub.incoming(group, source, incoming).await;
     }
     // What the broker has sent already would come again only after the ack wait, and count as a crash.
     for (source, pull) in [(Source::Events, &mut events), (Source::Retry, &mut retries)] {
         for incoming in pull.finish().await {
-            hub.incoming(&group, source, incoming).await;
+            hub.incoming(group, source, incoming).await;
         }
     }
     Ok(())
