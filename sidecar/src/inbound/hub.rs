@@ -198,6 +198,8 @@ impl Hub {
         let commands = self.table().agent_exited();
         tracing::info!(deliveries = commands.len(), "agent gone, deliveries given back");
         self.spawn(commands);
+        // Its connections may outlive it for a while, those of its helpers for long: their credit is free again.
+        self.after_all();
     }
 
     /// Deliveries held.
