@@ -4,6 +4,8 @@
 
 mod agent;
 mod failures;
+mod flow;
 mod life;
+mod outage;
 mod settle;
 mod world;
