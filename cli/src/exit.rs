@@ -145,9 +145,12 @@ fn of_start(error: &StartError) -> Code {
 fn of_io(error: &io::Error) -> Option<Code> {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(Code::CapacityExceeded),
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::NotADirectory => {
-            Some(Code::BadConfig)
-        }
+        // The latter three: something else lies where a folder or file of ours belongs.
+        io::ErrorKind::PermissionDenied
+        | io::ErrorKind::ReadOnlyFilesystem
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::IsADirectory
+        | io::ErrorKind::AlreadyExists => Some(Code::BadConfig),
         _ => None,
     }
 }

@@ -154,7 +154,13 @@ impl Installation {
     /// Starts `agentbus up` with these arguments and waits until it is ready.
     pub async fn up(&self, args: &[&str]) -> Up {
         let child = self.start_up(args);
-        self.ready(child).await
+        self.ready(child, None).await
+    }
+
+    /// The same with a state folder of its own.
+    pub async fn up_in(&self, state: &Path, args: &[&str]) -> Up {
+        let child = self.start_up(&[&["--dir", state.to_str().expect("UTF-8")], args].concat());
+        self.ready(child, Some(state)).await
     }
 
     /// Starts `agentbus up` and does not wait.
@@ -177,12 +183,12 @@ impl Installation {
         folders.pop().unwrap_or_else(|| self.home().join("state/agentbus/none"))
     }
 
-    async fn ready(&self, mut child: Child) -> Up {
+    async fn ready(&self, mut child: Child, place: Option<&Path>) -> Up {
         let (out, err) = self.outputs();
         let pid = child.id();
         let end = std::time::Instant::now() + COMMAND_MAX;
         loop {
-            let state = self.state();
+            let state = place.map_or_else(|| self.state(), Path::to_owned);
             match instance::running(&state) {
                 Ok(instance) if Some(instance.pid) == pid => return Up { instance, state, child, out, err },
                 other => {

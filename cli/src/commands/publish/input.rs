@@ -27,6 +27,17 @@ pub(super) fn guess(data: &[u8]) -> &'static str {
     }
 }
 
+/// Data that is called JSON has to be JSON: who typed it is the one who can still mend it.
+pub(super) fn check(content_type: &str, data: &[u8]) -> anyhow::Result<()> {
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    if !essence.eq_ignore_ascii_case(JSON) {
+        return Ok(());
+    }
+    serde_json::from_slice::<serde::de::IgnoredAny>(data)
+        .map(drop)
+        .map_err(|error| fault(Code::InvalidEvent, format!("the data is not JSON, as --content-type says: {error}")))
+}
+
 /// The data that the argument means: nothing, stdin, a file, or itself.
 pub(super) async fn data(argument: Option<&str>) -> anyhow::Result<Bytes> {
     match argument {
@@ -83,6 +94,13 @@ mod tests {
         {
             assert_eq!(guess(data), wanted, "{data:?}");
         }
+    }
+
+    #[test]
+    fn what_is_called_json_must_be_json() {
+        assert!(check(JSON, b"{\"a\":1}").is_ok());
+        assert!(check("application/JSON; charset=utf-8", b"{").is_err());
+        assert!(check(TEXT, b"{").is_ok());
     }
 
     #[tokio::test]

@@ -106,23 +106,29 @@ async fn lines(global: &Global, args: &Args, template: Event) -> anyhow::Result<
     let requests = stream::unfold(rx, |mut rx| async move { rx.recv().await.map(|request| (request, rx)) });
     let feed = async {
         let mut stdin = BufReader::new(tokio::io::stdin());
-        let mut number = 0;
+        let (mut number, mut bad) = (0, None);
         while let Some(line) = input::next_line(&mut stdin).await? {
             number += 1;
-            let request = PublishRequest { r#ref: number, ..request(&template, args, line)? };
+            let request = match request(&template, args, line) {
+                Ok(request) => PublishRequest { r#ref: number, ..request },
+                Err(error) => {
+                    output::say(format!("line {number}: {error:#}"));
+                    bad.get_or_insert(error.context(format!("line {number} was not sent")));
+                    continue;
+                }
+            };
             if tx.send(request).await.is_err() {
                 break;
             }
         }
         drop(tx);
-        anyhow::Ok(())
+        anyhow::Ok(bad)
     };
     let answers = answers(&mut client, requests, global);
     // Both run to their end; the feed ends early when nobody takes its lines any more.
     let (fed, refused) = tokio::join!(feed, answers);
-    let refused = refused?;
-    fed?;
-    refused.map_or(Ok(()), |fault| Err(fault.into()))
+    let refused = refused?.map(anyhow::Error::from);
+    fed?.or(refused).map_or(Ok(()), Err)
 }
 
 async fn answers(
@@ -184,7 +190,10 @@ fn template(args: &Args) -> anyhow::Result<Event> {
 fn request(template: &Event, args: &Args, data: Bytes) -> anyhow::Result<PublishRequest> {
     let ttl = args.ttl.as_deref().map(duration::parse).transpose()?.map(duration::to_proto);
     let content_type = match &args.content_type {
-        Some(given) => given.clone(),
+        Some(given) => {
+            input::check(given, &data)?;
+            given.clone()
+        }
         None => input::guess(&data).to_owned(),
     };
     let id = args.id.clone().unwrap_or_else(|| Uuid::now_v7().to_string());
