@@ -1,5 +1,8 @@
 //! gRPC beyond single calls: the publish stream, health, reflection, and what this version does not have.
 
+// A test's future may be large: there is one of it.
+#![allow(clippy::large_futures)]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

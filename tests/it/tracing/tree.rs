@@ -1,5 +1,8 @@
 //! Three agents, a retry and a dead letter: one trace, one root, every span under the one that caused it.
 
+// A test's future may be large: there is one of it.
+#![allow(clippy::large_futures)]
+
 use agentbus_tests::Broker;
 use agentbus_tests::collector::{Collector, Span};
 use serde_json::{Value, json};
