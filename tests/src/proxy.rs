@@ -22,6 +22,7 @@ struct Swallow {
 pub struct Proxy {
     address: SocketAddr,
     swallow: Arc<Swallow>,
+    deafen: Arc<Swallow>,
     cuts: watch::Sender<u64>,
     task: JoinHandle<()>,
 }
@@ -31,9 +32,9 @@ impl Proxy {
     pub async fn start(target: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
-        let (swallow, cuts) = (Arc::<Swallow>::default(), watch::Sender::new(0));
-        let task = tokio::spawn(accept(listener, target.to_owned(), swallow.clone(), cuts.clone()));
-        Self { address, swallow, cuts, task }
+        let (swallow, deafen, cuts) = (Arc::<Swallow>::default(), Arc::<Swallow>::default(), watch::Sender::new(0));
+        let task = tokio::spawn(accept(listener, target.to_owned(), (swallow.clone(), deafen.clone()), cuts.clone()));
+        Self { address, swallow, deafen, cuts, task }
     }
 
     /// `127.0.0.1:<port>`
@@ -46,7 +47,12 @@ impl Proxy {
         self.swallow.on.store(on, Ordering::SeqCst);
     }
 
-    /// Bytes lost so far.
+    /// From now on, what the server answers is lost (true) or passed on again (false).
+    pub fn deafen(&self, on: bool) {
+        self.deafen.on.store(on, Ordering::SeqCst);
+    }
+
+    /// Bytes of clients lost so far.
     pub fn lost(&self) -> u64 {
         self.swallow.bytes.load(Ordering::SeqCst)
     }
@@ -63,16 +69,21 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, target: String, swallow: Arc<Swallow>, cuts: watch::Sender<u64>) {
+async fn accept(
+    listener: TcpListener,
+    target: String,
+    (swallow, deafen): (Arc<Swallow>, Arc<Swallow>),
+    cuts: watch::Sender<u64>,
+) {
     while let Ok((client, _)) = listener.accept().await {
         let Ok(server) = TcpStream::connect(&target).await else { continue };
         let mut cut = cuts.subscribe();
-        let swallow = swallow.clone();
+        let (swallow, deafen) = (swallow.clone(), deafen.clone());
         tokio::spawn(async move {
             let ((client_rx, client_tx), (server_rx, server_tx)) = (client.into_split(), server.into_split());
             tokio::select! {
-                () = pass(client_rx, server_tx, Some(swallow)) => {}
-                () = pass(server_rx, client_tx, None) => {}
+                () = pass(client_rx, server_tx, swallow) => {}
+                () = pass(server_rx, client_tx, deafen) => {}
                 _ = cut.changed() => {}
             }
         });
@@ -80,10 +91,10 @@ async fn accept(listener: TcpListener, target: String, swallow: Arc<Swallow>, cu
 }
 
 /// Passes bytes on until one side ends; then the caller drops both.
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, swallow: Option<Arc<Swallow>>) {
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, swallow: Arc<Swallow>) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
-        if let Some(swallow) = swallow.as_ref().filter(|swallow| swallow.on.load(Ordering::SeqCst)) {
+        if swallow.on.load(Ordering::SeqCst) {
             swallow.bytes.fetch_add(read as u64, Ordering::SeqCst);
             continue;
         }

@@ -8,6 +8,7 @@ use agentbus_nats::ack::{self, Answer};
 use agentbus_nats::connect::Link;
 use agentbus_nats::grant::{Grant, GroupGrant};
 use agentbus_nats::headers;
+use agentbus_nats::moves::Origin;
 use agentbus_nats::names::Names;
 use agentbus_nats::publisher::Publisher;
 use agentbus_nats::pull::Incoming;
@@ -291,6 +292,10 @@ impl Hub {
         self.metrics().queue_wait_seconds.observe(waited.as_secs_f64());
         let from = |name| headers::get(Some(&held.incoming.headers), name);
         let sent = from(headers::TRACEPARENT).and_then(Context::parse);
+        // A retry is a copy in another stream; the agent knows the event by where it was first stored.
+        let receipt = &held.incoming.receipt;
+        let origin = from(headers::ORIGIN).and_then(Origin::parse);
+        let (stream, seq) = origin.map_or_else(|| (receipt.stream.clone(), receipt.seq), |o| (o.stream, o.seq));
         let context = self.open_spans(held, sent, stored_at, waited);
         wire::Delivery {
             delivery_id: id.to_owned(),
@@ -301,8 +306,8 @@ impl Hub {
             deadline: Some((now + ack_deadline).into()),
             traceparent: context.traceparent(),
             tracestate: headers::get(Some(&held.incoming.headers), headers::TRACESTATE).unwrap_or_default().to_owned(),
-            stream: held.incoming.receipt.stream.clone(),
-            seq: held.incoming.receipt.seq,
+            stream,
+            seq,
             last_failure: headers::get(Some(&held.incoming.headers), headers::CAUSE).unwrap_or_default().to_owned(),
         }
     }

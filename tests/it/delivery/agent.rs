@@ -32,6 +32,8 @@ pub struct Got {
     pub last_failure: String,
     pub data: String,
     pub event_id: String,
+    pub stream: String,
+    pub seq: u64,
 }
 
 /// A settle that went well.
@@ -173,6 +175,8 @@ impl From<Delivery> for Got {
             last_failure: delivery.last_failure,
             data: String::from_utf8_lossy(&event.data).into(),
             event_id: event.id,
+            stream: delivery.stream,
+            seq: delivery.seq,
         }
     }
 }
@@ -188,6 +192,8 @@ impl Got {
             last_failure: text(&delivery["last_failure"]),
             data: text(&delivery["event"]["data"]),
             event_id: text(&delivery["event"]["id"]),
+            stream: text(&delivery["stream"]),
+            seq: delivery["seq"].as_u64().expect("a number"),
         }
     }
 }

@@ -7,15 +7,16 @@ use agentbus_nats::topology::Sizes;
 use agentbus_proto::event::v1::Event;
 use agentbus_proto::sidecar::v1::PublishRequest;
 use agentbus_proto::{EventHead, Fault};
-use agentbus_tests::Broker;
 use agentbus_tests::broker::group;
 use agentbus_tests::grpc::{self, Stream};
+use agentbus_tests::proxy::Proxy;
 use agentbus_tests::wait::until;
+use agentbus_tests::{Broker, Member, SidecarProcess};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::agent::{Agent, Way, ack, nack, reject};
-use super::world::{GROUP, World, note};
+use super::world::{GROUP, World, member, note};
 
 const MIB: i64 = 1 << 20;
 
@@ -57,6 +58,35 @@ async fn a_broker_that_restarts_mid_flight_loses_nothing_and_stores_nothing_twic
         *stored.entry(EventHead::decode(&message.payload).unwrap().id).or_default() += 1;
     }
     assert!(stored.len() == EVENTS && stored.values().all(|count| *count == 1), "each id stored once");
+}
+
+#[tokio::test]
+async fn a_publish_whose_answer_or_request_is_lost_is_sent_again_and_stored_once() {
+    let broker = Broker::start().await;
+    let proxy = Proxy::start(broker.url().trim_start_matches("nats://")).await;
+    let address = proxy.address();
+    let groups = [broker.group(GROUP, &["note.>"]).await];
+    let sidecar = SidecarProcess::start(&broker, Member { server: Some(&address), ..member(&groups) }).await;
+    let client = grpc::client(&sidecar).await;
+    let publish = |data: &'static str| {
+        let mut client = client.clone();
+        tokio::spawn(async move { grpc::publish_all(&mut client, [note(data)]).await.remove(0) })
+    };
+    proxy.deafen(true);
+    let answer_lost = publish("one");
+    until("stored", || async { if broker.count(&broker.names.events()).await == 1 { Ok(()) } else { Err(()) } }).await;
+    proxy.cut();
+    proxy.deafen(false);
+    let answer = answer_lost.await.unwrap();
+    assert_eq!((answer.failure, answer.seq, answer.duplicate), (None, Some(1), Some(true)));
+    proxy.swallow(true);
+    let request_lost = publish("two");
+    until("lost", || async { if proxy.lost() > 0 { Ok(()) } else { Err(()) } }).await;
+    proxy.cut();
+    proxy.swallow(false);
+    let answer = request_lost.await.unwrap();
+    assert_eq!((answer.failure, answer.seq, answer.duplicate), (None, Some(2), Some(false)));
+    assert_eq!(broker.count(&broker.names.events()).await, 2);
 }
 
 #[tokio::test]

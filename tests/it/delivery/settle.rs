@@ -39,11 +39,15 @@ async fn a_nacked_event_comes_again_after_its_backoff_with_the_reason() {
         assert!(since.elapsed() + TICK >= Duration::from_millis(200), "{way:?}: {:?}", since.elapsed());
         assert_eq!((again.attempt, again.last_failure.as_str()), (2, "disk full"), "{way:?}");
         assert_eq!((again.data, again.event_id), (got.data, got.event_id), "{way:?}");
+        // It came through the retry stream and is still known by where it was first stored.
+        assert_eq!((again.stream, again.seq), (got.stream, got.seq), "{way:?}");
         agent.settle(&again.id, ack()).await.unwrap();
         world.settled().await;
     }
     let retries = world.sidecar.metric(r#"agentbus_retries_total{group="worker"}"#).await;
     assert_eq!((retries, world.outcome("nacked").await), (3.0, 3.0));
+    let retry = world.broker.context.get_stream(world.broker.names.retry()).await.unwrap();
+    assert_eq!(retry.cached_info().state.last_sequence, 3);
 }
 
 #[tokio::test]
