@@ -1,6 +1,7 @@
 //! The broker of a local bus: obtained, started, kept alive, stopped last.
 //!
-//! A nats-server that dies is started again on the same port and store, with back-off and out loud; clients reconnect by themselves.
+//! A nats-server that dies is started again on the same port and store, with back-off and out loud; clients reconnect by themselves. So is
+//! one that can no longer write, as soon as the disk has room: it would store nothing more until then.
 //! How much it may store is bounded by the disk, so that streams refuse (`STREAM_FULL`) before the file system does.
 
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agentbus_nats::identity::Authority;
-use agentbus_nats::server::{Binary, ConfigOptions, OperatorMode, Server, find, find_or_obtain};
+use agentbus_nats::server::{Binary, ConfigOptions, OperatorMode, Server, StoreWatch, find, find_or_obtain};
 use agentbus_nats::topology::Sizes;
 use agentbus_proto::Code;
 use agentbus_runtime::backoff::Backoff;
@@ -34,6 +35,10 @@ const HEADER_ROOM: usize = 16 << 10;
 pub(super) const EVENT_BYTES_MAX: usize = MAX_PAYLOAD - HEADER_ROOM;
 /// How long the broker may take to write its state at the end.
 const STOP_GRACE: Duration = Duration::from_secs(10);
+/// With this much room a broker that could not write is started again, in bytes: some events of the largest size.
+const ROOM_MIN: u64 = 4 << 20;
+/// How often the disk is looked at meanwhile.
+const ROOM_TICK: Duration = Duration::from_secs(1);
 /// Quick after a crash, patient with a disk that stays full.
 const RESTART: Backoff =
     Backoff { initial: Duration::from_millis(100), max: Duration::from_secs(5), factor: 2.0, jitter: 0.1 };
@@ -85,7 +90,7 @@ pub(super) async fn start(
     let url = server.url();
     let (stop, stopped) = oneshot::channel();
     let back = Arc::new(Notify::new());
-    let keeper = tokio::spawn(keep(server, Arc::clone(&back), stopped));
+    let keeper = tokio::spawn(keep(server, folder, Arc::clone(&back), stopped));
     let sizes = Sizes::within(i64::try_from(quota).unwrap_or(i64::MAX));
     Ok(Broker { url, version: binary.version.to_string(), program: binary.path, sizes, back, stop: Some(stop), keeper })
 }
@@ -108,16 +113,23 @@ impl Drop for Broker {
 }
 
 /// Restarts the server until told to stop.
-async fn keep(mut server: Server, back: Arc<Notify>, mut stop: oneshot::Receiver<()>) {
+async fn keep(mut server: Server, folder: PathBuf, back: Arc<Notify>, mut stop: oneshot::Receiver<()>) {
     let mut failures = 0;
+    let mut watch = StoreWatch::new(server.log_file());
     loop {
         // An exit that loses against the order to stop is what the order wants.
-        let exited = tokio::select! {
-            exited = server.exited() => exited,
+        let why = tokio::select! {
+            exited = server.exited() => {
+                let how = exited.map_or_else(|error| error.to_string(), |status| status.to_string());
+                format!("nats-server ended ({how})")
+            }
+            words = watch.failed() => match room(&mut server, &folder, &words, &mut stop).await {
+                Some(why) => why,
+                None => return finish(server).await,
+            },
             _ = &mut stop => return finish(server).await,
         };
-        let how = exited.map_or_else(|error| error.to_string(), |status| status.to_string());
-        output::say(format!("nats-server ended ({how}); starting it again on port {}", server.port()));
+        output::say(format!("{why}; starting it again on port {}", server.port()));
         loop {
             failures += 1;
             let wait = RESTART.delay(failures, rand::random());
@@ -129,11 +141,38 @@ async fn keep(mut server: Server, back: Arc<Notify>, mut stop: oneshot::Receiver
                 Ok(()) => {
                     output::say(format!("nats-server is back: {}", server.url()));
                     failures = 0;
+                    watch = StoreWatch::new(server.log_file());
                     back.notify_one();
                     break;
                 }
                 Err(error) => output::say(format!("nats-server does not start, trying on: {error}")),
             }
+        }
+    }
+}
+
+/// Waits for room on the disk: until then the server is left alone, for it still hands out what it has. `None` when told to stop.
+async fn room(server: &mut Server, folder: &Path, words: &str, stop: &mut oneshot::Receiver<()>) -> Option<String> {
+    output::say(format!("nats-server cannot store events: {words}"));
+    let mut told = false;
+    loop {
+        // What cannot be asked is not waited for.
+        let free = free(folder).unwrap_or(u64::MAX);
+        if free >= ROOM_MIN {
+            return Some("nats-server stores nothing until it is restarted".to_owned());
+        }
+        if !told {
+            let (free, wanted) = (size::human(free), size::human(ROOM_MIN));
+            output::say(format!(
+                "{free} are free on the disk of `{}`; it goes on when there are {wanted}",
+                folder.display()
+            ));
+            told = true;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(ROOM_TICK) => {}
+            _ = server.exited() => return Some("nats-server ended".to_owned()),
+            _ = &mut *stop => return None,
         }
     }
 }
@@ -147,9 +186,7 @@ async fn finish(server: Server) {
 /// Bytes for all streams together: 80 % of what is free or already theirs, at most 2 GiB.
 fn quota(folder: &Path, store: &Path) -> anyhow::Result<u64> {
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
-    let stat =
-        rustix::fs::statvfs(folder).with_context(|| format!("cannot read the free space of `{}`", folder.display()))?;
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let free = free(folder).with_context(|| format!("cannot read the free space of `{}`", folder.display()))?;
     let quota = share(free, used(store));
     if quota < QUOTA_MIN {
         let message = format!(
@@ -161,6 +198,12 @@ fn quota(folder: &Path, store: &Path) -> anyhow::Result<u64> {
         return Err(fault(Code::CapacityExceeded, message));
     }
     Ok(quota)
+}
+
+/// What is free for us on the disk of `folder`, in bytes.
+fn free(folder: &Path) -> std::io::Result<u64> {
+    let stat = rustix::fs::statvfs(folder)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 fn share(free: u64, used: u64) -> u64 {
