@@ -191,20 +191,22 @@ impl Pending {
         let link = self.inner.link.clone();
         loop {
             let again = Instant::now() + self.inner.options.answer_wait;
-            tokio::select! {
+            // The last word decides what is said in the end: a refusal is certain, silence is not.
+            let refused = tokio::select! {
                 answer = &mut self.answer => match answer {
                     Ok(Err(fault)) if fault.code == Code::BrokerDown && Instant::now() < self.deadline => {
                         // No stream answered: no leader just now, or the broker is coming up.
                         tokio::time::sleep(Duration::from_millis(100)).await;
+                        Some(fault)
                     }
                     Ok(answer) => return answer,
-                    Err(_) => {}
+                    Err(_) => None,
                 },
-                () = link.reconnected(self.generation) => {}
-                () = tokio::time::sleep_until(again.min(self.deadline)) => {}
-            }
+                () = link.reconnected(self.generation) => None,
+                () = tokio::time::sleep_until(again.min(self.deadline)) => None,
+            };
             if Instant::now() >= self.deadline {
-                return Err(unknown());
+                return Err(refused.unwrap_or_else(unknown));
             }
             self.send_again().await?;
         }

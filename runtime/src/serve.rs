@@ -86,6 +86,12 @@ pub async fn bind_unix(path: &Path) -> io::Result<Socket> {
     Ok(Socket::Unix(UnixSocket { listener, path: path.to_owned() }))
 }
 
+/// What one HTTP/2 stream may send before it is read from: bounds what a handler that lags behind has waiting.
+const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+/// What all streams of a connection may send. Far above the stream's: h2 counts small frames that nobody has read against
+/// half of it and cuts the connection, so a fast sender of small events would be cut instead of held back.
+const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+
 /// Serves `router` on `socket` until `shutdown` is cancelled, then finishes within `limits.grace`.
 pub async fn serve(socket: Socket, router: Router, shutdown: CancellationToken, limits: Limits) {
     let mut connections = JoinSet::new();
@@ -141,7 +147,11 @@ async fn connection<S>(stream: S, router: Router, shutdown: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let builder = Builder::new(TokioExecutor::new());
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http2()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
     let service = TowerToHyperService::new(router);
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let result = tokio::select! {

@@ -8,7 +8,7 @@ use agentbus_nats::connect::Identity;
 use agentbus_nats::grant::{AgentLife, FromSidecar, Start, ToSidecar};
 use agentbus_proto::{Code, Fault};
 use agentbus_runtime::drain;
-use agentbus_runtime::telemetry;
+use agentbus_runtime::telemetry::{self, Telemetry};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 
@@ -36,26 +36,14 @@ const START_WAIT: Duration = Duration::from_secs(30);
 
 /// Runs until drained. The error was told to the parent already.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let telemetry = telemetry::init(telemetry::Options {
-        service_name: "agentbus-sidecar".to_owned(),
-        instance: None,
-        otlp: args.otlp,
-        log_json: args.log_json,
-    })?;
     let signals = drain::signals()?;
     let identity = Identity::new_user();
     let mut lines = read_stdin()?;
     say(&FromSidecar::Hello { public_key: identity.public_key(), pid: std::process::id() }).await?;
-    let started = match tokio::time::timeout(START_WAIT, start_line(&mut lines)).await {
-        Ok(Ok(start)) => Sidecar::start(start, identity, telemetry.tracer()).await,
-        Ok(Err(fault)) => Err(fault),
-        Err(_) => Err(Fault::new(Code::BadConfig, "no `start` line on stdin within 30 s")),
-    };
-    let sidecar = match started {
-        Ok(sidecar) => sidecar,
+    let (sidecar, telemetry) = match begin(args, identity, &mut lines).await {
+        Ok(started) => started,
         Err(fault) => {
             say(&FromSidecar::Failed { code: fault.code.as_str().to_owned(), message: fault.message.clone() }).await?;
-            telemetry.shutdown().await;
             return Err(fault.into());
         }
     };
@@ -79,6 +67,26 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     }
     telemetry.shutdown().await;
     Ok(())
+}
+
+/// From the `start` line to a running sidecar. Telemetry begins here because spans carry the instance's name.
+async fn begin(args: Args, identity: Identity, lines: &mut Lines) -> Result<(Sidecar, Telemetry), Fault> {
+    let no_line = |_| Fault::new(Code::BadConfig, "no `start` line on stdin within 30 s");
+    let start = tokio::time::timeout(START_WAIT, start_line(lines)).await.map_err(no_line)??;
+    let telemetry = telemetry::init(telemetry::Options {
+        service_name: "agentbus-sidecar".to_owned(),
+        instance: Some(start.grant.instance.clone()),
+        otlp: args.otlp,
+        log_json: args.log_json,
+    })
+    .map_err(|error| Fault::new(Code::BadConfig, error.to_string()))?;
+    match Sidecar::start(start, identity, telemetry.tracer()).await {
+        Ok(sidecar) => Ok((sidecar, telemetry)),
+        Err(fault) => {
+            telemetry.shutdown().await;
+            Err(fault)
+        }
+    }
 }
 
 type Lines = mpsc::Receiver<std::io::Result<String>>;

@@ -13,8 +13,8 @@ use agentbus_nats::names::Names;
 use agentbus_nats::publisher::Publisher;
 use agentbus_nats::pull::Incoming;
 use agentbus_proto::sidecar::wire;
-use agentbus_proto::{Code, Fault};
-use agentbus_runtime::trace::{Context, Kind, Tracer, semconv};
+use agentbus_proto::{Address, Code, Fault};
+use agentbus_runtime::trace::{Context, Kind, Span, Tracer, semconv};
 use futures_util::StreamExt;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -319,24 +319,31 @@ impl Hub {
         let mut receive = tracer.start(Kind::Client, "receive", sent.as_ref(), links, Some(stored_at));
         let mut process = tracer.start(Kind::Consumer, "process", Some(&receive.context()), links, None);
         for (span, operation) in [(&mut receive, "receive"), (&mut process, "process")] {
-            if !span.is_recording() {
-                continue;
-            }
-            span.attr(semconv::MESSAGING_SYSTEM, semconv::SYSTEM);
-            span.attr(semconv::MESSAGING_OPERATION_NAME, operation);
-            span.attr(semconv::MESSAGING_OPERATION_TYPE, operation);
-            span.attr(semconv::MESSAGING_CONSUMER_GROUP_NAME, held.key.group.to_string());
-            span.attr(semconv::MESSAGING_MESSAGE_ID, held.fresh.head.id.clone());
-            span.attr(semconv::MESSAGING_MESSAGE_CONVERSATION_ID, held.fresh.head.chain().to_owned());
-            span.attr(semconv::MESSAGING_DESTINATION_NAME, held.fresh.head.effective_type().to_owned());
+            self.describe(span, operation, operation, held);
             span.attr(semconv::AGENTBUS_ATTEMPT, i64::from(held.fresh.attempt));
             span.attr(semconv::AGENTBUS_QUEUE_WAIT_MS, i64::try_from(waited.as_millis()).unwrap_or(i64::MAX));
-            span.attr(semconv::AGENTBUS_AGENT, self.inner.agent.clone());
         }
         let context = process.context();
         held.span = Some(process);
         held.context = Some(context);
         context
+    }
+
+    /// The attributes that every span about a delivery carries.
+    pub(super) fn describe(&self, span: &mut Span, name: &'static str, operation: &'static str, held: &Held) {
+        if !span.is_recording() {
+            return;
+        }
+        let head = &held.fresh.head;
+        let to = head.to.as_ref().and_then(|to| Address::try_from(to).ok());
+        span.attr(semconv::MESSAGING_SYSTEM, semconv::SYSTEM);
+        span.attr(semconv::MESSAGING_OPERATION_NAME, name);
+        span.attr(semconv::MESSAGING_OPERATION_TYPE, operation);
+        span.attr(semconv::MESSAGING_DESTINATION_NAME, to.map(|to| to.to_string()).unwrap_or_default());
+        span.attr(semconv::MESSAGING_CONSUMER_GROUP_NAME, held.key.group.to_string());
+        span.attr(semconv::MESSAGING_MESSAGE_ID, head.id.clone());
+        span.attr(semconv::MESSAGING_MESSAGE_CONVERSATION_ID, head.chain().to_owned());
+        span.attr(semconv::AGENTBUS_AGENT, self.inner.agent.clone());
     }
 
     async fn keep_leases(self) {

@@ -185,12 +185,9 @@ impl Hub {
     /// A span under the agent's work on this delivery.
     pub(super) fn span(&self, kind: Kind, name: &'static str, held: &Held) -> Span {
         let mut span = self.tracer().start(kind, name, held.context.as_ref(), &[], None);
-        if span.is_recording() {
-            span.attr(semconv::MESSAGING_SYSTEM, semconv::SYSTEM);
-            span.attr(semconv::MESSAGING_OPERATION_NAME, name);
-            span.attr(semconv::MESSAGING_CONSUMER_GROUP_NAME, held.key.group.to_string());
-            span.attr(semconv::MESSAGING_MESSAGE_ID, held.fresh.head.id.clone());
-        }
+        // A retry and a dead letter are sends of the conventions; a settle is a settle.
+        let operation = if kind == Kind::Producer { "send" } else { "settle" };
+        self.describe(&mut span, name, operation, held);
         span
     }
 

@@ -6,7 +6,7 @@ use agentbus_nats::ack::{Answer, Receipt};
 use agentbus_nats::moves::Class;
 use agentbus_nats::publisher::Stored;
 use agentbus_proto::{Code, Fault};
-use agentbus_runtime::trace::{Kind, semconv};
+use agentbus_runtime::trace::Kind;
 use bytes::Bytes;
 
 use super::hub::Hub;
@@ -105,10 +105,7 @@ impl Hub {
         let result = match how {
             How::Ack { emit } => self.emit(&held, emit).await.map(|settled| (settled, Verdict::Acked, "acked")),
             How::Nack { retry_after, reason } => Ok(self.nack(&held, retry_after, &reason).await),
-            How::Reject { reason } => self
-                .dead(&held, Class::Rejected, if reason.is_empty() { "rejected by the agent" } else { &reason })
-                .await
-                .map(|()| (Settled::default(), Verdict::Dead, "rejected")),
+            How::Reject { reason } => self.reject(&held, &reason).await,
             How::Extend { .. } => return Ok(Settled::default()),
         };
         let (settled, verdict, outcome) = result?;
@@ -130,6 +127,13 @@ impl Hub {
             Moved::InPlace => Verdict::Later,
         };
         (Settled::default(), verdict, "nacked")
+    }
+
+    async fn reject(&self, held: &Held, reason: &str) -> Result<(Settled, Verdict, &'static str), Fault> {
+        let _span = self.settle_span(held, "reject");
+        let cause = if reason.is_empty() { "rejected by the agent" } else { reason };
+        self.dead(held, Class::Rejected, cause).await?;
+        Ok((Settled::default(), Verdict::Dead, "rejected"))
     }
 
     /// Checks all outputs, then publishes them in order, then acks. Their ids come from the delivery, so a repetition stores nothing twice
@@ -232,7 +236,6 @@ impl Hub {
 
     fn settle_span(&self, held: &Held, operation: &'static str) -> agentbus_runtime::trace::Span {
         let mut span = self.span(Kind::Client, "settle", held);
-        span.attr(semconv::MESSAGING_OPERATION_TYPE, "settle");
         span.attr("agentbus.settle", operation);
         span
     }

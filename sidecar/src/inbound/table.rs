@@ -178,17 +178,19 @@ impl Table {
         self.bytes
     }
 
-    /// How many more deliveries of a group can be taken: its subscribers' credit less what is held.
+    /// How many more deliveries of a group can be taken: what its subscribers have credit for, less what waits for them.
+    /// What an answered poll holds is nobody's credit any more: the agent asks again when it can take more.
     pub fn demand(&self, group: &str) -> usize {
         if self.draining {
             return 0;
         }
         let reads = |subscriber: &&Subscriber| subscriber.groups.iter().any(|name| &**name == group);
-        let share = |subscriber: &Subscriber| subscriber.credit.div_ceil(subscriber.groups.len().max(1));
-        let credit: usize = self.subscribers.values().filter(reads).map(share).sum();
+        let share = |s: &Subscriber| s.credit.saturating_sub(s.out).div_ceil(s.groups.len().max(1));
+        let free: usize = self.subscribers.values().filter(reads).map(share).sum();
+        // Over the bound a group gets one event, so that none stands still, and no second one beside it.
         let held = self.counts.get(group).copied().unwrap_or(0);
-        let credit = if self.bytes >= BYTES_MAX { credit.min(1) } else { credit };
-        credit.saturating_sub(held)
+        let free = if self.bytes >= BYTES_MAX { free.min(1usize.saturating_sub(held)) } else { free };
+        free.saturating_sub(self.ready.get(group).map_or(0, VecDeque::len))
     }
 
     /// Takes a subscriber in.
@@ -295,9 +297,9 @@ impl Table {
         loop {
             let Some(queue) = self.ready.get_mut(group) else { return };
             let Some(id) = queue.front().cloned() else { return };
-            let free = |s: &&mut Subscriber| s.out < s.credit && s.groups.iter().any(|name| &**name == group);
+            let free = |s: &Subscriber| s.out < s.credit && s.groups.iter().any(|name| &**name == group);
             let candidates = self.subscribers.iter_mut().map(|(id, s)| (*id, s));
-            let Some((to, subscriber)) = candidates.filter(|(_, s)| free(&s)).min_by_key(|(_, s)| s.out) else {
+            let Some((to, subscriber)) = candidates.filter(|(_, s)| free(s)).min_by_key(|(_, s)| s.out) else {
                 return;
             };
             queue.pop_front();
@@ -464,221 +466,4 @@ impl Table {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::memory::Source;
-    use agentbus_nats::moves;
-    use agentbus_proto::EventHead;
-
-    struct Fixture {
-        table: Table,
-        group: Arc<GroupGrant>,
-        start: Instant,
-    }
-
-    fn fixture() -> Fixture {
-        let group = serde_json::from_str(r#"{"name":"readers","patterns":["notes.>"]}"#).unwrap();
-        Fixture { table: Table::new(16), group: Arc::new(group), start: Instant::now() }
-    }
-
-    impl Fixture {
-        fn put(&mut self, seq: u64) -> String {
-            let id = format!("id{seq}");
-            let incoming = moves::example("AB_default_EVENTS", seq, "ab.default.n.a.topic.-.notes.x", b"data");
-            let fresh = Fresh {
-                head: EventHead::default(),
-                attempt: 1,
-                attempts_max: 4,
-                ack_deadline: Duration::from_secs(60),
-                at_most_once: false,
-            };
-            let key = Key { group: "readers".into(), source: Source::Events, seq };
-            self.table.insert(id.clone(), incoming, fresh, key, self.group.clone(), self.start);
-            id
-        }
-
-        fn subscribe(&mut self, credit: usize) -> (u64, mpsc::Receiver<Outgoing>) {
-            let (tx, rx) = mpsc::channel(64);
-            (self.table.attach(vec!["readers".into()], credit, tx), rx)
-        }
-
-        fn dispatch(&mut self) {
-            let frame = |id: &str, _: &mut Held, _| wire::Delivery { delivery_id: id.to_owned(), ..Default::default() };
-            self.table.dispatch("readers", self.start, frame);
-        }
-    }
-
-    fn received(rx: &mut mpsc::Receiver<Outgoing>) -> Vec<String> {
-        let mut ids = Vec::new();
-        while let Ok(outgoing) = rx.try_recv() {
-            if let Outgoing::Delivery(delivery) = outgoing {
-                ids.push(delivery.delivery_id);
-            }
-        }
-        ids
-    }
-
-    #[test]
-    fn never_more_is_out_than_the_credit() {
-        let mut f = fixture();
-        let (id, mut rx) = f.subscribe(2);
-        assert_eq!(f.table.demand("readers"), 2);
-        for seq in 1..=3 {
-            f.put(seq);
-        }
-        f.dispatch();
-        assert_eq!(received(&mut rx), ["id1", "id2"]);
-        assert_eq!(f.table.demand("readers"), 0);
-        f.table.end("id1", Verdict::Acked).unwrap();
-        f.dispatch();
-        assert_eq!(received(&mut rx), ["id3"]);
-        f.table.credit(id, 0);
-        assert_eq!(f.table.demand("readers"), 0);
-    }
-
-    #[test]
-    fn two_subscribers_share_by_how_busy_they_are() {
-        let mut f = fixture();
-        let (_, mut one) = f.subscribe(4);
-        let (_, mut two) = f.subscribe(4);
-        for seq in 1..=4 {
-            f.put(seq);
-        }
-        f.dispatch();
-        assert_eq!((received(&mut one).len(), received(&mut two).len()), (2, 2));
-    }
-
-    #[test]
-    fn a_broken_subscriber_crashes_what_it_had_and_a_closed_one_gives_it_back() {
-        for (how, crash) in [(Gone::Broken, true), (Gone::Closed, false)] {
-            let mut f = fixture();
-            let (id, _rx) = f.subscribe(1);
-            f.put(1);
-            f.put(2);
-            f.dispatch();
-            let commands = f.table.detach(id, how);
-            assert_eq!(commands.len(), 1);
-            assert_eq!(matches!(commands[0], Command::Crash(_)), crash);
-            assert_eq!(f.table.len(), 1, "the waiting one stays for the next subscriber");
-            assert_eq!(f.table.end("id1", Verdict::Acked).err(), Some(Missing::Unknown));
-        }
-    }
-
-    #[test]
-    fn a_deadline_passed_is_a_failure_and_an_extension_moves_it() {
-        let mut f = fixture();
-        let (_id, mut rx) = f.subscribe(1);
-        f.put(1);
-        f.dispatch();
-        let later = f.start + Duration::from_secs(59);
-        f.table.extend("id1", Duration::from_secs(30), later).unwrap();
-        let commands = f.table.tick(f.start + Duration::from_secs(61));
-        assert!(commands.iter().all(|command| matches!(command, Command::Answer(_, Answer::Progress))));
-        let commands = f.table.tick(f.start + Duration::from_secs(90));
-        assert!(
-            commands.iter().any(|command| matches!(command, Command::Fail(_, cause) if cause.contains("ack deadline")))
-        );
-        assert!(f.table.is_empty());
-        let lost = std::iter::from_fn(|| rx.try_recv().ok()).any(|out| matches!(out, Outgoing::Lost(..)));
-        assert!(lost, "the subscriber is told");
-    }
-
-    #[test]
-    fn leases_are_extended_also_for_what_waits() {
-        let mut f = fixture();
-        let (_id, _rx) = f.subscribe(1);
-        f.put(1);
-        f.put(2);
-        f.dispatch();
-        assert_eq!(f.table.tick(f.start + Duration::from_secs(2)).len(), 0);
-        assert_eq!(f.table.tick(f.start + Duration::from_secs(3)).len(), 2);
-        assert_eq!(f.table.tick(f.start + Duration::from_secs(4)).len(), 0);
-    }
-
-    #[test]
-    fn what_nobody_asks_for_goes_back_soon() {
-        let mut f = fixture();
-        f.put(1);
-        assert!(f.table.tick(f.start + Duration::from_secs(1)).is_empty());
-        let commands = f.table.tick(f.start + LINGER);
-        assert!(matches!(commands.as_slice(), [Command::GiveBack(_)]));
-    }
-
-    #[test]
-    fn a_redelivery_of_a_held_message_renews_it_and_is_not_handed_out_twice() {
-        let mut f = fixture();
-        let (_id, mut rx) = f.subscribe(5);
-        f.put(1);
-        f.dispatch();
-        f.put(1);
-        f.dispatch();
-        assert_eq!(received(&mut rx), ["id1"]);
-        assert_eq!(f.table.len(), 1);
-    }
-
-    #[test]
-    fn a_drain_hands_out_nothing_more() {
-        let mut f = fixture();
-        let (_id, mut rx) = f.subscribe(1);
-        f.put(1);
-        f.put(2);
-        f.dispatch();
-        f.table.start_draining();
-        assert_eq!(f.table.give_waiting_back().len(), 1);
-        f.put(3);
-        f.table.end("id1", Verdict::Acked).unwrap();
-        f.dispatch();
-        assert_eq!(received(&mut rx), ["id1"]);
-    }
-
-    #[test]
-    fn bytes_held_bound_what_is_asked_for() {
-        let mut f = fixture();
-        let (_id, _rx) = f.subscribe(10);
-        f.table.bytes = BYTES_MAX;
-        assert_eq!(f.table.demand("readers"), 1, "one, so that no group stands still");
-        f.put(1);
-        assert_eq!(f.table.demand("readers"), 0);
-        f.dispatch();
-        f.table.end("id1", Verdict::Acked).unwrap();
-        assert_eq!(f.table.bytes(), BYTES_MAX);
-    }
-
-    #[test]
-    fn what_was_acked_under_an_older_id_is_not_handed_out() {
-        let mut f = fixture();
-        f.put(1);
-        f.table.acked_elsewhere(Key { group: "readers".into(), source: Source::Events, seq: 1 });
-        let (_id, mut rx) = f.subscribe(1);
-        f.dispatch();
-        assert!(received(&mut rx).is_empty() && f.table.is_empty());
-    }
-
-    #[test]
-    fn a_failed_settle_leaves_the_delivery_out() {
-        let mut f = fixture();
-        let (_id, mut rx) = f.subscribe(1);
-        f.put(1);
-        f.dispatch();
-        received(&mut rx);
-        f.table.settling("id1").unwrap();
-        assert_eq!(f.table.settling("id1").err(), Some(Missing::Settling));
-        assert!(f.table.settled("id1", None).is_none());
-        assert!(f.table.settling("id1").is_ok());
-        assert!(f.table.settled("id1", Some(Verdict::Nacked)).is_some());
-        assert!(f.table.is_empty());
-    }
-
-    #[test]
-    fn an_answer_that_never_left_puts_its_deliveries_back_in_order() {
-        let mut f = fixture();
-        let (_id, mut rx) = f.subscribe(5);
-        f.put(1);
-        f.put(2);
-        f.dispatch();
-        let ids = received(&mut rx);
-        f.table.unhand(&ids);
-        f.dispatch();
-        assert_eq!(received(&mut rx), ["id1", "id2"]);
-    }
-}
+mod tests;

@@ -104,7 +104,6 @@ async fn an_agent_that_reads_no_answers_is_held_back() {
 
 /// h2 closes a connection that has too many small frames unread (ENHANCE_YOUR_CALM): holding back must not end there.
 #[tokio::test]
-#[ignore = "cut off until runtime/src/serve.rs gives HTTP/2 a connection window far above its stream window"]
 async fn an_agent_with_small_events_is_held_back_too_and_not_cut_off() {
     flood(12_000, 1).await;
 }

@@ -61,7 +61,6 @@ async fn an_empty_poll_answers_an_empty_list() {
 }
 
 #[tokio::test]
-#[ignore = "what earlier polls took counts against the next one's demand: sidecar/src/inbound/table.rs"]
 async fn an_agent_may_hold_several_deliveries_each_from_a_poll_of_its_own() {
     let edge = Edge::start().await;
     for n in 1..=3 {

@@ -56,9 +56,9 @@ async fn a_failed_publish_is_a_failed_span_with_the_code() {
     let sidecar = Traced::start(&broker, "a", &[], Some(&collector.url), &[]).await;
     broker.context.delete_stream(broker.names.events()).await.unwrap();
     let answer = sidecar.agent.post("/v1/publish", &json!({"to": "notes.a"})).await;
-    assert_eq!((answer.status, answer.body["code"].as_str()), (504, Some("OUTCOME_UNKNOWN")), "{}", answer.body);
+    assert_eq!((answer.status, answer.body["code"].as_str()), (503, Some("BROKER_DOWN")), "{}", answer.body);
     sidecar.end().await;
     let spans = collector.spans();
     assert_eq!(spans.len(), 1);
-    assert!(spans[0].failed && spans[0].attr("error.type") == "OUTCOME_UNKNOWN", "{:?}", spans[0]);
+    assert!(spans[0].failed && spans[0].attr("error.type") == "BROKER_DOWN", "{:?}", spans[0]);
 }

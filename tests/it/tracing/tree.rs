@@ -141,7 +141,6 @@ async fn spans_carry_what_the_messaging_conventions_ask_for() {
 }
 
 #[tokio::test]
-#[ignore = "settle, retry and dead_letter spans have no chain, address, agent or operation type yet: inbound/moves.rs"]
 async fn spans_of_what_follows_an_event_name_its_chain_and_address_too() {
     let collector = Collector::start().await;
     let Story { spans, .. } = told(&collector).await;
@@ -154,7 +153,6 @@ async fn spans_of_what_follows_an_event_name_its_chain_and_address_too() {
 }
 
 #[tokio::test]
-#[ignore = "a reject makes no settle span yet: inbound/settle.rs"]
 async fn a_reject_is_a_settle_in_the_trace_like_ack_and_nack() {
     let collector = Collector::start().await;
     let Story { spans, .. } = told(&collector).await;
