@@ -1,5 +1,7 @@
 //! All behaviours in one binary: one link step, and tests that share the machine, not a server.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod delivery;
 mod dependencies;
 mod edge;

@@ -5,6 +5,8 @@
 //! `sidecar` runs a sidecar process against it; `http` and `grpc` are agents; `collector` receives traces; `proxy` makes outages; `wait` waits for conditions. Nothing here
 //! sleeps for luck, and what a test starts ends with it.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 pub mod binary;
 pub mod broker;
 pub mod collector;

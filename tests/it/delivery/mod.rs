@@ -3,6 +3,7 @@
 //! No control plane runs in any of these tests: publish, deliver, settle, retry and dead-letter do without one.
 
 mod agent;
+mod credit;
 mod failures;
 mod flow;
 mod life;

@@ -7,7 +7,7 @@ use agentbus_tests::grpc::{self, Client};
 use agentbus_tests::{Broker, Member, SidecarProcess};
 
 pub const GROUP: &str = "worker";
-/// Series of re-acked deliveries and the like: `sidecar.outcome(GROUP, …)`.
+
 pub struct World {
     pub broker: Broker,
     pub groups: Vec<GroupGrant>,
