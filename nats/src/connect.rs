@@ -294,8 +294,11 @@ fn unreachable_broker(servers: &[String], error: &async_nats::ConnectError) -> F
         }
         _ => Code::BrokerDown,
     };
-    let cause = std::error::Error::source(error).map(|source| format!(" ({source})")).unwrap_or_default();
-    Fault::new(code, format!("cannot connect to the broker at {servers}: {error}{cause}"))
+    let what = error.to_string();
+    // Some kinds repeat their cause in their own text.
+    let cause = std::error::Error::source(error).map(ToString::to_string).filter(|cause| !what.contains(cause));
+    let cause = cause.map(|cause| format!(" ({cause})")).unwrap_or_default();
+    Fault::new(code, format!("cannot connect to the broker at {servers}: {what}{cause}"))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Makes and updates the durable consumers of a group, and tells their state. Needs rights only the control plane has.
 
 use agentbus_proto::{Code, Fault};
-use async_nats::jetstream::{self, consumer};
+use async_nats::jetstream::{self, ErrorCode, consumer, stream::ConsumerErrorKind};
 use serde::Serialize;
 
 use crate::grant::GroupGrant;
@@ -25,7 +25,8 @@ pub struct GroupState {
     pub waiting: u64,
 }
 
-/// Makes a group's consumers, or updates them to the grant. Idempotent; never deletes one.
+/// Makes a group's consumers, or updates them to the grant. Idempotent; never deletes one. `BROKER_DOWN` and `CAPACITY_EXCEEDED` may
+/// pass; `INVALID_ADDRESS` (its patterns) and `BAD_CONFIG` (everything else of it) are for good.
 pub async fn ensure(context: &jetstream::Context, names: &Names, group: &GroupGrant) -> Result<(), Fault> {
     let events = topology::events_consumer(names, group)?;
     upsert(context, &names.events(), events, &group.name).await?;
@@ -45,13 +46,40 @@ async fn upsert(
         wanted.deliver_policy = existing.cached_info().config.deliver_policy;
     }
     context.create_consumer_on_stream(wanted, stream).await.map(drop).map_err(|error| {
-        let mut fault =
-            Fault::new(Code::BrokerDown, format!("cannot make the consumer of group `{group}` on {stream}: {error}"));
+        let mut fault = Fault::new(
+            code_of(&error.kind()),
+            format!("cannot make the consumer of group `{group}` on {stream}: {error}"),
+        );
         if let Some(source) = std::error::Error::source(&error) {
             fault.message = format!("{}: {source}", fault.message);
         }
         fault
     })
+}
+
+/// What a refusal amounts to. Only what the broker says itself can be for good.
+fn code_of(kind: &ConsumerErrorKind) -> Code {
+    match kind {
+        ConsumerErrorKind::JetStream(error) => match error.error_code() {
+            ErrorCode::CONSUMER_FILTER_NOT_SUBSET
+            | ErrorCode::CONSUMER_DUPLICATE_FILTER_SUBJECTS
+            | ErrorCode::CONSUMER_OVERLAPPING_SUBJECT_FILTERS
+            | ErrorCode::CONSUMER_MULTIPLE_FILTERS_NOT_ALLOWED
+            | ErrorCode::CONSUMER_EMPTY_FILTER => Code::InvalidAddress,
+            ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
+            | ErrorCode::INSUFFICIENT_RESOURCES
+            | ErrorCode::MAXIMUM_CONSUMERS_LIMIT
+            | ErrorCode::MEMORY_RESOURCES_EXCEEDED
+            | ErrorCode::STORAGE_RESOURCES_EXCEEDED => Code::CapacityExceeded,
+            // An update that the broker does not allow comes as this, with status 500.
+            ErrorCode::CONSUMER_CREATE => Code::BadConfig,
+            _ if error.code() == 400 => Code::BadConfig,
+            // No such stream yet, no leader, no disk.
+            _ => Code::BrokerDown,
+        },
+        ConsumerErrorKind::InvalidName | ConsumerErrorKind::InvalidConsumerType => Code::BadConfig,
+        _ => Code::BrokerDown,
+    }
 }
 
 /// The states of these groups, for `status` and the metrics.
@@ -78,4 +106,28 @@ async fn info(context: &jetstream::Context, stream: &str, name: &str) -> Result<
         .await
         .map_err(|error| Fault::new(Code::BrokerDown, format!("cannot read consumer `{name}` on {stream}: {error}")))?;
     Ok(consumer.cached_info().clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_for_good_is_told_from_one_that_passes() {
+        let check = |status: u16, number: u64, wanted: Code| {
+            let answer = serde_json::json!({"code": status, "err_code": number, "description": "d"});
+            let error: jetstream::Error = serde_json::from_value(answer).unwrap();
+            assert_eq!(code_of(&ConsumerErrorKind::JetStream(error)), wanted, "{number}");
+        };
+        check(400, 10138, Code::InvalidAddress);
+        check(400, 10093, Code::InvalidAddress);
+        check(400, 10026, Code::CapacityExceeded);
+        check(500, 10012, Code::BadConfig);
+        check(400, 10094, Code::BadConfig);
+        check(404, 10059, Code::BrokerDown);
+        check(503, 10008, Code::BrokerDown);
+        check(500, 10104, Code::BrokerDown);
+        assert_eq!(code_of(&ConsumerErrorKind::TimedOut), Code::BrokerDown);
+        assert_eq!(code_of(&ConsumerErrorKind::InvalidName), Code::BadConfig);
+    }
 }
