@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use async_nats::Client;
+use async_nats::{Client, Subject};
 use bytes::Bytes;
 
 /// What an ack subject says about its delivery.
@@ -12,7 +12,7 @@ use bytes::Bytes;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
     /// The subject itself.
-    pub subject: String,
+    pub subject: Subject,
     /// Stream the message is in.
     pub stream: String,
     /// Consumer it was delivered by.
@@ -27,21 +27,27 @@ pub struct Receipt {
 
 impl Receipt {
     /// Reads an ack subject; `None` if it is none.
-    pub fn parse(subject: &str) -> Option<Self> {
-        let tokens: Vec<&str> = subject.split('.').collect();
-        let rest = match tokens.as_slice() {
+    pub fn parse(subject: impl Into<Subject>) -> Option<Self> {
+        let subject = subject.into();
+        let mut tokens = [""; 12];
+        let mut count = 0;
+        for (slot, token) in tokens.iter_mut().zip(subject.split('.')) {
+            *slot = token;
+            count += 1;
+        }
+        let rest = match &tokens[..count] {
             ["$JS", "ACK", rest @ ..] if rest.len() == 7 => rest,
             ["$JS", "ACK", _domain, _account, rest @ ..] if rest.len() >= 7 => rest,
             _ => return None,
         };
         let [stream, consumer, delivered, seq, _, nanos, ..] = rest else { return None };
         Some(Self {
-            subject: subject.to_owned(),
             stream: (*stream).to_owned(),
             consumer: (*consumer).to_owned(),
             delivered: delivered.parse().ok()?,
             seq: seq.parse().ok()?,
             stored_at: SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos.parse().ok()?),
+            subject,
         })
     }
 }
@@ -69,9 +75,9 @@ impl Answer {
 }
 
 /// Sends an answer. While disconnected it waits in the client and may be lost; the broker then delivers again.
-pub async fn answer(client: &Client, subject: &str, answer: Answer) {
-    if let Err(error) = client.publish(subject.to_owned(), answer.payload()).await {
-        tracing::debug!(%error, subject, "ack not sent: the broker will deliver again");
+pub async fn answer(client: &Client, subject: &Subject, answer: Answer) {
+    if let Err(error) = client.publish(subject.clone(), answer.payload()).await {
+        tracing::debug!(%error, %subject, "ack not sent: the broker will deliver again");
     }
 }
 

@@ -180,6 +180,9 @@ impl Link {
 
     /// Waits until connected, `within` at most; `BROKER_DOWN` otherwise.
     pub async fn up(&self, within: Duration) -> Result<u64, Fault> {
+        if let generation @ 1.. = self.generation() {
+            return Ok(generation);
+        }
         let mut state = self.state.clone();
         let up = state.wait_for(|state| matches!(state, State::Up(_)));
         let reached = tokio::time::timeout(within, up).await.is_ok_and(|reached| reached.is_ok());

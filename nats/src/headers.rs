@@ -3,7 +3,7 @@
 //! `Nats-*` and `Ab-*` never come from an agent: headers are built here from checked values, agents have no way to set
 //! one. Trace headers are lower case on the wire because servers do not rewrite case (facts: nats.md, trap 17).
 
-use async_nats::HeaderMap;
+use async_nats::header::{HeaderMap, HeaderName, HeaderValue};
 
 /// Deduplication id: `<sender>/<id>`; successors carry `<stream>/<seq>/<group>`.
 pub const MSG_ID: &str = "Nats-Msg-Id";
@@ -41,9 +41,15 @@ pub(crate) const PENDING_MESSAGES: &str = "Nats-Pending-Messages";
 /// Longest cause kept, in bytes: it is a line for people, not a log.
 pub const CAUSE_BYTES_MAX: usize = 512;
 
-/// One header's text, if present.
+/// One header's text, if present. Looks at all of them: that is cheaper than to make and hash a name, and they are few.
 pub fn get<'a>(headers: Option<&'a HeaderMap>, name: &'static str) -> Option<&'a str> {
-    headers.and_then(|headers| headers.get(name)).map(|value| value.as_str())
+    let (_, values) = headers?.iter().find(|(other, _)| AsRef::<str>::as_ref(*other) == name)?;
+    values.first().map(HeaderValue::as_str)
+}
+
+/// A header's name for building. Unlike the library's conversion from text it neither checks nor copies.
+pub fn name(name: &'static str) -> HeaderName {
+    HeaderName::from_static(name)
 }
 
 /// A value that cannot break out of its header line: control characters become spaces, the length is bounded.

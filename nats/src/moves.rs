@@ -88,7 +88,7 @@ impl Origin {
         headers::get(Some(&incoming.headers), headers::ORIGIN).and_then(Self::parse).unwrap_or_else(|| Self {
             stream: incoming.receipt.stream.clone(),
             seq: incoming.receipt.seq,
-            subject: incoming.subject.clone(),
+            subject: incoming.subject.to_string(),
         })
     }
 }
@@ -205,15 +205,15 @@ pub fn rfc3339(time: SystemTime) -> String {
 pub fn example(stream: &str, seq: u64, subject: &str, payload: &'static [u8]) -> Incoming {
     let ack = format!("$JS.ACK.{stream}.readers.1.{seq}.1.1763633763250000000.0");
     Incoming {
-        receipt: crate::ack::Receipt::parse(&ack).unwrap_or_else(|| crate::ack::Receipt {
-            subject: ack.clone(),
+        receipt: crate::ack::Receipt::parse(ack.clone()).unwrap_or_else(|| crate::ack::Receipt {
+            subject: ack.clone().into(),
             stream: stream.to_owned(),
             consumer: "readers".to_owned(),
             delivered: 1,
             seq,
             stored_at: SystemTime::UNIX_EPOCH,
         }),
-        subject: subject.to_owned(),
+        subject: subject.to_owned().into(),
         headers: HeaderMap::new(),
         payload: Bytes::from_static(payload),
     }

@@ -1,13 +1,14 @@
 //! Publishing with certainty: every message gets the broker's PubAck or an error that says what is known.
 //!
 //! An id is fixed before the first send (`Nats-Msg-Id`), so an unknown outcome (no answer, a lost connection) is
-//! answered by sending the same message again. Answers come to one subscription with a slot per message; a slot is
-//! removed on time-out, unlike in the client's own request multiplexer, which leaks them.
+//! answered by sending the same message again: one task looks after all of them, so that a message costs no timer of its
+//! own. Answers come to one subscription with a slot per message; a slot is removed on time-out, unlike in the client's
+//! own request multiplexer, which leaks them.
 //!
 //! This is the seam for the coalescer of the speed work: callers hand over [`Message`]s and await [`Stored`]; how many
 //! travel together is decided behind [`Publisher::send`].
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -45,6 +46,9 @@ impl Default for Options {
     }
 }
 
+/// How often messages without an answer are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
 /// A message ready to be stored. Its headers carry a `Nats-Msg-Id`.
 #[derive(Debug, Clone)]
 pub struct Message {
@@ -77,20 +81,43 @@ struct Refusal {
     description: String,
 }
 
+/// Both forms of the broker's answer. One flat struct: serde's untagged enums buffer everything first.
 #[derive(Deserialize)]
-#[serde(untagged)]
-enum Answer {
-    Refused { error: Refusal },
-    Stored(Stored),
+struct Answer {
+    error: Option<Refusal>,
+    #[serde(default)]
+    stream: String,
+    #[serde(default)]
+    seq: u64,
+    #[serde(default)]
+    duplicate: bool,
 }
 
-type Slot = (String, oneshot::Sender<Result<Stored, Fault>>);
+/// A message without an answer yet.
+struct Slot {
+    subject: String,
+    /// Packed: a map's clone would be a dozen allocations, for something that is hardly ever used.
+    headers: String,
+    payload: Bytes,
+    answer: oneshot::Sender<Result<Stored, Fault>>,
+    /// Connection it was last sent on.
+    generation: u64,
+    /// Sent again then, if there is no answer.
+    again: Instant,
+    /// Given up then.
+    deadline: Instant,
+    /// The last word on it: a refusal is certain, silence is not.
+    refused: Option<Fault>,
+}
+
+/// Slots by number, in the order in which they were sent.
+type Slots = BTreeMap<u64, Slot>;
 
 /// Publishes with PubAck. Cheap to clone; one per connection.
 #[derive(Clone)]
 pub struct Publisher {
     inner: Arc<Inner>,
-    _reader: Arc<DropGuard>,
+    _tasks: Arc<DropGuard>,
 }
 
 struct Inner {
@@ -98,17 +125,14 @@ struct Inner {
     options: Options,
     inbox: String,
     next: AtomicU64,
-    slots: Mutex<HashMap<u64, Slot>>,
+    slots: Mutex<Slots>,
 }
 
-/// A message on its way.
+/// A message on its way. Dropped, it is no longer waited for or sent again.
 pub struct Pending {
     inner: Arc<Inner>,
-    message: Message,
     slot: u64,
     answer: oneshot::Receiver<Result<Stored, Fault>>,
-    generation: u64,
-    deadline: Instant,
 }
 
 impl Publisher {
@@ -120,15 +144,33 @@ impl Publisher {
         let inner = Arc::new(Inner { link, options, inbox, next: AtomicU64::new(0), slots: Mutex::default() });
         let stop = CancellationToken::new();
         tokio::spawn(read_answers(inner.clone(), answers, violations, stop.clone()));
-        Ok(Self { inner, _reader: Arc::new(stop.drop_guard()) })
+        tokio::spawn(send_again(inner.clone(), stop.clone()));
+        Ok(Self { inner, _tasks: Arc::new(stop.drop_guard()) })
     }
 
     /// Hands a message to the connection, in call order; await [`Pending::stored`] for the outcome.
     pub async fn send(&self, message: Message) -> Result<Pending, Fault> {
-        let generation = self.inner.link.up(self.inner.options.link_wait).await?;
-        let deadline = Instant::now() + self.inner.options.outcome_wait;
-        let (slot, answer) = self.inner.write(&message).await?;
-        Ok(Pending { inner: self.inner.clone(), message, slot, answer, generation, deadline })
+        let Options { answer_wait, outcome_wait, link_wait } = self.inner.options;
+        let generation = self.inner.link.up(link_wait).await?;
+        let now = Instant::now();
+        let (tx, answer) = oneshot::channel();
+        let (again, deadline) = (now + answer_wait, now + outcome_wait);
+        let waiting = Slot {
+            subject: message.subject.clone(),
+            headers: pack(&message.headers),
+            payload: message.payload.clone(),
+            answer: tx,
+            generation,
+            again,
+            deadline,
+            refused: None,
+        };
+        let slot = self.inner.next.fetch_add(1, Ordering::Relaxed);
+        self.inner.slots().insert(slot, waiting);
+        // From here on the slot goes when this is dropped.
+        let pending = Pending { inner: self.inner.clone(), slot, answer };
+        self.inner.write(slot, message).await?;
+        Ok(pending)
     }
 
     /// Sends and waits for the outcome.
@@ -143,82 +185,67 @@ impl Publisher {
 }
 
 impl Inner {
-    fn slots(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Slot>> {
+    fn slots(&self) -> std::sync::MutexGuard<'_, Slots> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn write(&self, message: &Message) -> Result<(u64, oneshot::Receiver<Result<Stored, Fault>>), Fault> {
-        let slot = self.next.fetch_add(1, Ordering::Relaxed);
-        let (tx, rx) = oneshot::channel();
-        self.slots().insert(slot, (message.subject.clone(), tx));
+    async fn write(&self, slot: u64, message: Message) -> Result<(), Fault> {
         let reply = format!("{}.{slot}", self.inbox);
-        let Message { subject, headers, payload } = message.clone();
+        let Message { subject, headers, payload } = message;
         let sent = self.link.client.publish_with_reply_and_headers(subject, reply, headers, payload);
         match tokio::time::timeout(self.options.outcome_wait, sent).await {
-            Ok(Ok(())) => Ok((slot, rx)),
-            Ok(Err(error)) => {
-                self.slots().remove(&slot);
-                Err(match error.kind() {
-                    async_nats::PublishErrorKind::MaxPayloadExceeded => {
-                        Fault::new(Code::TooLarge, "the broker takes no message of this size (max_payload)")
-                    }
-                    async_nats::PublishErrorKind::InvalidSubject => Fault::new(Code::InvalidAddress, error.to_string()),
-                    async_nats::PublishErrorKind::Send => self.link.down(),
-                })
-            }
-            Err(_) => {
-                self.slots().remove(&slot);
-                Err(self.link.down())
-            }
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(match error.kind() {
+                async_nats::PublishErrorKind::MaxPayloadExceeded => {
+                    Fault::new(Code::TooLarge, "the broker takes no message of this size (max_payload)")
+                }
+                async_nats::PublishErrorKind::InvalidSubject => Fault::new(Code::InvalidAddress, error.to_string()),
+                async_nats::PublishErrorKind::Send => self.link.down(),
+            }),
+            Err(_) => Err(self.link.down()),
         }
     }
 
     /// Gives every waiting caller on a refused subject its answer at once.
     fn refuse(&self, subject: &str) {
-        let mut slots = self.slots();
-        let refused: Vec<u64> = slots.iter().filter(|(_, (s, _))| s == subject).map(|(slot, _)| *slot).collect();
-        for (_, answer) in refused.into_iter().filter_map(|slot| slots.remove(&slot)) {
+        for (_, slot) in self.slots().extract_if(.., |_, slot| slot.subject == subject) {
             let why = format!("the broker refuses `{subject}`: add the address to the agent's `publish` list");
             // The caller may have given up.
-            let _ = answer.send(Err(Fault::new(Code::ScopeDenied, why)));
+            let _ = slot.answer.send(Err(Fault::new(Code::ScopeDenied, why)));
         }
+    }
+
+    /// Ends those over their deadline and gives those that are to be sent again, in the order in which they were sent.
+    fn due(&self, now: Instant) -> Vec<(u64, Message)> {
+        let mut slots = self.slots();
+        for (_, slot) in slots.extract_if(.., |_, slot| now >= slot.deadline) {
+            let _ = slot.answer.send(Err(slot.refused.unwrap_or_else(unknown)));
+        }
+        let generation = self.link.generation();
+        if generation == 0 {
+            return Vec::new();
+        }
+        let mut due = Vec::new();
+        for (number, slot) in slots.iter_mut() {
+            if now >= slot.again || slot.generation != generation {
+                (slot.generation, slot.again, slot.refused) = (generation, now + self.options.answer_wait, None);
+                let (subject, headers) = (slot.subject.clone(), unpack(&slot.headers));
+                due.push((*number, Message { subject, headers, payload: slot.payload.clone() }));
+            }
+        }
+        due
     }
 }
 
 impl Pending {
-    /// Waits for the PubAck; sends again while the outcome is unknown, `OUTCOME_UNKNOWN` in the end.
+    /// Waits for the PubAck; the message is sent again while the outcome is unknown, `OUTCOME_UNKNOWN` in the end.
     pub async fn stored(mut self) -> Result<Stored, Fault> {
-        let link = self.inner.link.clone();
-        loop {
-            let again = Instant::now() + self.inner.options.answer_wait;
-            // The last word decides what is said in the end: a refusal is certain, silence is not.
-            let refused = tokio::select! {
-                answer = &mut self.answer => match answer {
-                    Ok(Err(fault)) if fault.code == Code::BrokerDown && Instant::now() < self.deadline => {
-                        // No stream answered: no leader just now, or the broker is coming up.
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                        Some(fault)
-                    }
-                    Ok(answer) => return answer,
-                    Err(_) => None,
-                },
-                () = link.reconnected(self.generation) => None,
-                () = tokio::time::sleep_until(again.min(self.deadline)) => None,
-            };
-            if Instant::now() >= self.deadline {
-                return Err(refused.unwrap_or_else(unknown));
-            }
-            self.send_again().await?;
-        }
+        self.outcome().await
     }
 
-    async fn send_again(&mut self) -> Result<(), Fault> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        let Ok(generation) = self.inner.link.up(left).await else { return Err(unknown()) };
-        self.inner.slots().remove(&self.slot);
-        (self.slot, self.answer) = self.inner.write(&self.message).await.map_err(|_| unknown())?;
-        self.generation = generation;
-        Ok(())
+    /// The same, cancel-safe: may be called again until it has given the outcome.
+    pub async fn outcome(&mut self) -> Result<Stored, Fault> {
+        (&mut self.answer).await.unwrap_or_else(|_| Err(unknown()))
     }
 }
 
@@ -228,9 +255,42 @@ impl Drop for Pending {
     }
 }
 
+/// Headers as lines of name, colon, value. Neither side can contain a line end, and no name a colon.
+fn pack(headers: &HeaderMap) -> String {
+    let mut packed = String::with_capacity(256);
+    for (name, values) in headers.iter() {
+        for value in values {
+            packed.extend([name.as_ref(), ":", value.as_str(), "\n"]);
+        }
+    }
+    packed
+}
+
+fn unpack(packed: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    packed.lines().filter_map(|line| line.split_once(':')).for_each(|(name, value)| headers.append(name, value));
+    headers
+}
+
 fn unknown() -> Fault {
     let why = "no answer from the broker: the event may or may not be stored; publish it again with the same id";
     Fault::new(Code::OutcomeUnknown, why)
+}
+
+/// Looks after what got no answer: now and then, and when there is another connection.
+async fn send_again(inner: Arc<Inner>, stop: CancellationToken) {
+    let mut state = inner.link.state();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = state.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+        for (slot, message) in inner.due(Instant::now()) {
+            // An error here is a connection that is gone: the next look tries again, up to the deadline.
+            let _ = inner.write(slot, message).await;
+        }
+    }
 }
 
 async fn read_answers(
@@ -241,21 +301,34 @@ async fn read_answers(
 ) {
     loop {
         tokio::select! {
-            () = stop.cancelled() => return,
+            biased;
             message = answers.next() => match message {
                 Some(message) => settle(&inner, &message),
                 None => return,
             },
             Ok(violation) = violations.recv() => inner.refuse(&violation.subject),
+            () = stop.cancelled() => return,
         }
     }
 }
 
 fn settle(inner: &Inner, message: &async_nats::Message) {
-    let slot = message.subject.rsplit('.').next().and_then(|token| token.parse().ok());
-    // An answer without a slot is one that came after its time-out.
-    let Some((_, answer)) = slot.and_then(|slot: u64| inner.slots().remove(&slot)) else { return };
-    let _ = answer.send(read(message));
+    let number = message.subject.rsplit('.').next().and_then(|token| token.parse().ok());
+    let Some(number) = number else { return };
+    let outcome = read(message);
+    let (mut slots, now) = (inner.slots(), Instant::now());
+    if let Err(fault) = &outcome
+        && fault.code == Code::BrokerDown
+        && let Some(slot) = slots.get_mut(&number).filter(|slot| now < slot.deadline)
+    {
+        // No stream answered: no leader just now, or the broker is coming up.
+        (slot.again, slot.refused) = (now + LOOK_EVERY, Some(fault.clone()));
+        return;
+    }
+    // An answer without a slot is one that came after its time-out, or a second one.
+    if let Some(slot) = slots.remove(&number) {
+        let _ = slot.answer.send(outcome);
+    }
 }
 
 fn read(message: &async_nats::Message) -> Result<Stored, Fault> {
@@ -263,9 +336,14 @@ fn read(message: &async_nats::Message) -> Result<Stored, Fault> {
         let why = "no stream takes this subject: `agentbus streams plan` shows what is missing";
         return Err(Fault::new(Code::BrokerDown, why).with_retry_after(Duration::from_secs(1)));
     }
-    match serde_json::from_slice(&message.payload) {
-        Ok(Answer::Stored(stored)) => Ok(stored),
-        Ok(Answer::Refused { error }) => Err(refusal(&error)),
+    answer(&message.payload)
+}
+
+fn answer(payload: &[u8]) -> Result<Stored, Fault> {
+    match serde_json::from_slice(payload) {
+        Ok(Answer { error: Some(error), .. }) => Err(refusal(&error)),
+        Ok(Answer { stream, seq, duplicate, .. }) if !stream.is_empty() => Ok(Stored { stream, seq, duplicate }),
+        Ok(_) => Err(Fault::new(Code::OutcomeUnknown, "the broker's answer names no stream")),
         Err(error) => Err(Fault::new(Code::OutcomeUnknown, format!("unreadable answer from the broker: {error}"))),
     }
 }
@@ -302,12 +380,22 @@ mod tests {
 
     #[test]
     fn puback_and_error_are_told_apart() {
-        let stored: Answer = serde_json::from_str(r#"{"stream":"AB_x_EVENTS","seq":3,"duplicate":true}"#).unwrap();
-        assert!(matches!(stored, Answer::Stored(Stored { seq: 3, duplicate: true, .. })));
-        let refused: Answer = serde_json::from_str(
-            r#"{"error":{"code":503,"err_code":10077,"description":"maximum bytes exceeded"},"stream":"S","seq":0}"#,
-        )
-        .unwrap();
-        assert!(matches!(refused, Answer::Refused { .. }));
+        let stored = answer(br#"{"stream":"AB_x_EVENTS","seq":3,"duplicate":true}"#).unwrap();
+        assert!(matches!(stored, Stored { seq: 3, duplicate: true, .. }));
+        let refused = answer(
+            br#"{"error":{"code":503,"err_code":10077,"description":"maximum bytes exceeded"},"stream":"S","seq":0}"#,
+        );
+        assert_eq!(refused.unwrap_err().code, Code::StreamFull);
+        assert_eq!(answer(b"{}").unwrap_err().code, Code::OutcomeUnknown);
+    }
+
+    #[test]
+    fn packed_headers_are_the_same_headers() {
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Msg-Id", "a/b:c");
+        headers.insert("Ab-Cause", "");
+        headers.append("X", "1");
+        headers.append("X", " 2: ");
+        assert_eq!(unpack(&pack(&headers)), headers);
     }
 }

@@ -8,9 +8,9 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use agentbus_proto::Fault;
-use async_nats::{HeaderMap, StatusCode};
+use async_nats::{HeaderMap, StatusCode, Subject};
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use tokio::time::Instant;
 
 use crate::ack::Receipt;
@@ -40,7 +40,7 @@ pub struct Incoming {
     /// Ack subject and what it tells.
     pub receipt: Receipt,
     /// Subject it was stored on.
-    pub subject: String,
+    pub subject: Subject,
     /// Headers.
     pub headers: HeaderMap,
     /// Encoded event.
@@ -102,7 +102,9 @@ impl Pull {
         loop {
             self.top_up().await;
             let wake = self.wake();
+            // Messages first: while there are some, the timer and the watch are not even registered.
             tokio::select! {
+                biased;
                 message = self.messages.next() => match message {
                     Some(message) => if let Some(incoming) = self.take(message) { return incoming },
                     // The client is closed: nothing will come any more, the owner is about to stop us.
@@ -110,6 +112,16 @@ impl Pull {
                 },
                 _ = self.state.changed() => self.on_state(),
                 () = tokio::time::sleep_until(wake) => self.on_silence(),
+            }
+        }
+    }
+
+    /// The next message if it is here already.
+    pub fn try_next(&mut self) -> Option<Incoming> {
+        loop {
+            let message = self.messages.next().now_or_never()??;
+            if let Some(incoming) = self.take(message) {
+                return Some(incoming);
             }
         }
     }
@@ -189,7 +201,7 @@ impl Pull {
 
     fn take(&mut self, message: async_nats::Message) -> Option<Incoming> {
         self.heard = Instant::now();
-        if let Some(receipt) = message.reply.as_deref().and_then(Receipt::parse) {
+        if let Some(receipt) = message.reply.clone().and_then(Receipt::parse) {
             if let Some(first) = self.open.front_mut() {
                 first.left -= 1;
                 if first.left == 0 {
@@ -199,7 +211,7 @@ impl Pull {
             self.wanted = self.wanted.saturating_sub(1);
             return Some(Incoming {
                 receipt,
-                subject: message.subject.to_string(),
+                subject: message.subject,
                 headers: message.headers.unwrap_or_default(),
                 payload: message.payload,
             });

@@ -76,7 +76,7 @@ impl EventSubject {
     /// The subject text.
     pub fn render(&self) -> String {
         let (class, rest) = match &self.to {
-            Address::Topic(topic) => ("topic", topic.clone()),
+            Address::Topic(topic) => return topic_event(&self.namespace, self.lane, &self.sender, self.part, topic),
             Address::Agent(name) => ("agent", typed(name, &self.event_type)),
             Address::Channel(name) => ("channel", typed(name, &self.event_type)),
         };
@@ -107,6 +107,13 @@ impl EventSubject {
         };
         Some(Self { namespace, lane, sender, to, event_type, part })
     }
+}
+
+/// The subject of an event to a topic: what [`EventSubject::render`] gives, without owning the parts.
+pub fn topic_event(namespace: &str, lane: Lane, sender: &str, part: char, topic: &str) -> String {
+    let mut part_text = [0; 4];
+    let part: &str = part.encode_utf8(&mut part_text);
+    ["ab.", namespace, ".", lane.token(), ".", sender, ".topic.", part, ".", topic].concat()
 }
 
 fn typed(name: &str, event_type: &str) -> String {

@@ -91,7 +91,7 @@ impl Tracer {
         let inner = tracer.build_with_context(builder, &around);
         // Invalid only after shutdown; then we pass the parent on, as when disabled.
         let context = Context::from_otel(inner.span_context()).or(parent.copied()).unwrap_or_else(Context::root);
-        Span { inner: Some(inner), context }
+        Span { inner: Some(Box::new(inner)), context }
     }
 }
 
@@ -99,7 +99,8 @@ impl Tracer {
 #[derive(Debug)]
 #[must_use = "a span that is dropped at once measures nothing"]
 pub struct Span {
-    inner: Option<SdkSpan>,
+    // Boxed: it is large, mostly absent, and spans are moved about with the events they are about.
+    inner: Option<Box<SdkSpan>>,
     context: Context,
 }
 
@@ -111,7 +112,7 @@ impl Span {
 
     /// Whether attributes are kept: false when tracing is off or the sampler said no.
     pub fn is_recording(&self) -> bool {
-        self.inner.as_ref().is_some_and(opentelemetry::trace::Span::is_recording)
+        self.inner.as_ref().is_some_and(|span| span.is_recording())
     }
 
     /// Sets one attribute; keys are in [`semconv`].

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use agentbus_nats::publisher::Stored;
 
+use rustc_hash::FxBuildHasher;
+
 /// Ids of emitted events remembered for repeated settles; about 200 bytes each.
 const EMITTED_IDS_MAX: usize = 20_000;
 
@@ -53,7 +55,7 @@ pub enum Verdict {
 
 /// The last so many verdicts.
 pub struct Memory {
-    verdicts: HashMap<Key, Verdict>,
+    verdicts: HashMap<Key, Verdict, FxBuildHasher>,
     order: VecDeque<Key>,
     entries_max: usize,
     emitted: VecDeque<(Key, Emitted)>,
@@ -64,7 +66,7 @@ impl Memory {
     /// Bounded by `entries_max` entries of about 100 bytes; memory grows only as they come.
     pub fn new(entries_max: usize) -> Self {
         Self {
-            verdicts: HashMap::new(),
+            verdicts: HashMap::default(),
             order: VecDeque::new(),
             entries_max: entries_max.max(1),
             emitted: VecDeque::new(),

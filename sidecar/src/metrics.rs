@@ -47,6 +47,8 @@ pub struct Metrics {
     registry: Arc<Registry>,
     /// Publishes by outcome.
     pub published: Family<Outcome, Counter>,
+    /// The one among them that counts at full rate: looked up once.
+    pub published_stored: Counter,
     /// From the request to the PubAck.
     pub publish_seconds: Histogram,
     /// Deliveries by how they ended.
@@ -74,9 +76,12 @@ impl Metrics {
     pub fn new() -> Self {
         let seconds = || Histogram::new(exponential_buckets(0.000_25, 4.0, 10));
         let mut registry = Registry::with_prefix("agentbus");
+        let published = Family::<Outcome, Counter>::default();
+        let published_stored = published.get_or_create_owned(&Outcome { outcome: "stored" });
         let metrics = Self {
             registry: Arc::default(),
-            published: Family::default(),
+            published,
+            published_stored,
             publish_seconds: seconds(),
             deliveries: Family::default(),
             queue_wait_seconds: seconds(),
@@ -113,7 +118,12 @@ impl Metrics {
 
     /// Counts one delivery's end.
     pub fn delivery(&self, group: &str, outcome: &'static str) {
-        self.deliveries.get_or_create(&GroupOutcome { group: group.to_owned(), outcome }).inc();
+        self.deliveries_ended(group, outcome, 1);
+    }
+
+    /// Counts the ends of several.
+    pub fn deliveries_ended(&self, group: &str, outcome: &'static str, count: u64) {
+        self.deliveries.get_or_create(&GroupOutcome { group: group.to_owned(), outcome }).inc_by(count);
     }
 
     /// Counts one publish.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use agentbus_nats::grant::Grant;
 use agentbus_nats::headers;
 use agentbus_nats::publisher::{Message, Pending, Publisher, Stored};
-use agentbus_nats::subject::{EventSubject, Lane, part};
+use agentbus_nats::subject::{self, Lane, part};
 use agentbus_proto::event::v1::Priority;
 use agentbus_proto::{Code, EventHead, Fault, Limits, Stamp, stamp, validate};
 use agentbus_runtime::trace::{Context, Kind, Span, Tracer, semconv};
@@ -164,18 +164,13 @@ impl Outbound {
         let stamped = self.stamp(&event, &mut head, ttl, now, cause);
         let to = validate(&head, stamped.len(), &self.inner.limits, now)?;
         let scope = self.inner.scope.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let topic = scope.topic(&to)?.to_owned();
-        let span = self.span(&topic, &head, stamped.len(), parent);
-        let subject = EventSubject {
-            namespace: self.inner.namespace.clone(),
-            lane: Lane::from(Priority::try_from(head.priority).unwrap_or_default()),
-            sender: self.inner.agent.clone(),
-            to,
-            event_type: String::new(),
-            part: part(&head.ordering_key),
-        };
+        let topic = scope.topic(&to)?;
+        let span = self.span(topic, &head, stamped.len(), parent);
+        let lane = Lane::from(Priority::try_from(head.priority).unwrap_or_default());
+        let part = part(&head.ordering_key);
+        let subject = subject::topic_event(&self.inner.namespace, lane, &self.inner.agent, part, topic);
         let headers = self.headers(&head, parent, span.context());
-        let message = Message { subject: subject.render(), headers, payload: stamped };
+        let message = Message { subject, headers, payload: stamped };
         Ok(Checked { id: head.id, message, span, since })
     }
 
@@ -224,16 +219,16 @@ impl Outbound {
 
     fn headers(&self, head: &EventHead, parent: &Parent, context: Context) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        headers.insert(headers::MSG_ID, format!("{}/{}", self.inner.agent, head.id));
-        headers.insert(headers::TRACEPARENT, context.traceparent());
+        headers.insert(headers::name(headers::MSG_ID), [&self.inner.agent, "/", &head.id].concat());
+        headers.insert(headers::name(headers::TRACEPARENT), context.traceparent());
         if let Some(state) = &parent.tracestate {
-            headers.insert(headers::TRACESTATE, state.as_str());
+            headers.insert(headers::name(headers::TRACESTATE), state.as_str());
         }
         if !head.content_type.is_empty() {
-            headers.insert(headers::CONTENT_TYPE, head.content_type.as_str());
+            headers.insert(headers::name(headers::CONTENT_TYPE), head.content_type.as_str());
         }
-        headers.insert(headers::TYPE, head.r#type.as_str());
-        headers.insert(headers::CORRELATION, head.correlation_id.as_str());
+        headers.insert(headers::name(headers::TYPE), head.r#type.as_str());
+        headers.insert(headers::name(headers::CORRELATION), head.correlation_id.as_str());
         headers
     }
 
@@ -258,23 +253,31 @@ impl Outbound {
 
 impl Sent {
     /// Waits for the PubAck.
-    pub async fn stored(self) -> Result<(String, Stored), Fault> {
-        let Self { id, pending, mut span, since, outbound } = self;
-        let metrics = &outbound.inner.metrics;
-        let outcome = pending.stored().await;
-        metrics.publish_seconds.observe(since.elapsed().as_secs_f64());
+    pub async fn stored(mut self) -> Result<(String, Stored), Fault> {
+        self.outcome().await
+    }
+
+    /// The same, cancel-safe: may be called again until it has given the outcome, once.
+    pub async fn outcome(&mut self) -> Result<(String, Stored), Fault> {
+        let outcome = self.pending.outcome().await;
+        let metrics = &self.outbound.inner.metrics;
+        metrics.publish_seconds.observe(self.since.elapsed().as_secs_f64());
         match outcome {
             Ok(stored) => {
-                metrics.publish(if stored.duplicate { "duplicate" } else { "stored" });
-                if span.is_recording() {
-                    span.attr(semconv::AGENTBUS_STREAM, stored.stream.clone());
-                    span.attr(semconv::AGENTBUS_SEQ, stored.seq as i64);
+                if stored.duplicate {
+                    metrics.publish("duplicate");
+                } else {
+                    metrics.published_stored.inc();
                 }
-                Ok((id, stored))
+                if self.span.is_recording() {
+                    self.span.attr(semconv::AGENTBUS_STREAM, stored.stream.clone());
+                    self.span.attr(semconv::AGENTBUS_SEQ, stored.seq as i64);
+                }
+                Ok((std::mem::take(&mut self.id), stored))
             }
             Err(fault) => {
                 metrics.publish(fault.code.as_str());
-                fail(&mut span, &fault);
+                fail(&mut self.span, &fault);
                 Err(fault)
             }
         }

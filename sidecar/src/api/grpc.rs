@@ -9,7 +9,7 @@ use agentbus_proto::sidecar::v1::{
 use agentbus_proto::sidecar::wire::sidecar_server::Sidecar;
 use agentbus_proto::sidecar::wire::{
     AskRequest, AskResponse, GetStatusResponse, ListSchedulesResponse, PublishRequest, ReceiveResponse, ReplayResponse,
-    ScheduleRequest, SettleRequest, SubscribeRequest, SubscribeResponse, settle_request,
+    ScheduleRequest, SettleRequest, SubscribeRequest, settle_request,
 };
 use agentbus_proto::{Code, Fault};
 use tokio::sync::mpsc;
@@ -42,7 +42,7 @@ type Answer<T> = Result<Response<T>, Status>;
 #[tonic::async_trait]
 impl Sidecar for Service {
     type PublishStreamStream = ReceiverStream<Result<PublishResponse, Status>>;
-    type SubscribeStream = ReceiverStream<Result<SubscribeResponse, Status>>;
+    type SubscribeStream = subscribe::Frames;
     type AskStream = ReceiverStream<Result<AskResponse, Status>>;
     type ReplayStream = ReceiverStream<Result<ReplayResponse, Status>>;
 
@@ -63,7 +63,7 @@ impl Sidecar for Service {
 
     async fn subscribe(&self, request: Request<Streaming<SubscribeRequest>>) -> Answer<Self::SubscribeStream> {
         let frames = subscribe::open(self.state.clone(), request.into_inner()).await?;
-        Ok(Response::new(ReceiverStream::new(frames)))
+        Ok(Response::new(frames))
     }
 
     async fn receive(&self, request: Request<ReceiveRequest>) -> Answer<ReceiveResponse> {

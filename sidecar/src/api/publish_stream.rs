@@ -1,23 +1,24 @@
 //! The publish stream: many events under way at once, one answer each, in order.
 
-use std::future::Future;
-use std::pin::Pin;
+use std::collections::VecDeque;
 
 use agentbus_proto::Fault;
 use agentbus_proto::sidecar::v1::{PublishResponse, Stored};
 use agentbus_proto::sidecar::wire::PublishRequest;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesOrdered;
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
 use super::State;
-use crate::outbound::{Outbound, Parent};
+use crate::outbound::{Outbound, Parent, Sent};
 
 /// Events of one stream without an answer yet. Full = the agent is not read from: back-pressure.
 const WINDOW: usize = 4096;
 
-type Answer = Pin<Box<dyn Future<Output = PublishResponse> + Send>>;
+/// An event of the stream, until it is answered.
+struct UnderWay {
+    reference: u64,
+    sent: Result<Sent, Fault>,
+}
 
 /// Runs until the agent closes the stream and everything is answered.
 pub(super) async fn run(
@@ -26,12 +27,14 @@ pub(super) async fn run(
     mut requests: Streaming<PublishRequest>,
     answers: mpsc::Sender<Result<PublishResponse, Status>>,
 ) {
-    let mut under_way: FuturesOrdered<Answer> = FuturesOrdered::new();
+    // Answers are in order, so only the oldest is waited for: no task and no wake-up for each of the others.
+    let mut under_way: VecDeque<UnderWay> = VecDeque::new();
     let (mut open, mut broken) = (true, None);
     while open || !under_way.is_empty() {
         tokio::select! {
             biased;
-            Some(answer) = under_way.next(), if !under_way.is_empty() => {
+            Some(answer) = oldest(&mut under_way), if !under_way.is_empty() => {
+                under_way.pop_front();
                 if answers.send(Ok(answer)).await.is_err() {
                     return;
                 }
@@ -52,21 +55,23 @@ pub(super) async fn run(
     }
 }
 
-async fn send(outbound: &Outbound, parent: &Parent, request: PublishRequest) -> Answer {
+async fn send(outbound: &Outbound, parent: &Parent, request: PublishRequest) -> UnderWay {
     let reference = request.r#ref;
-    let sent = publish(outbound, parent, request).await;
-    match sent {
-        Ok(sent) => Box::pin(async move { respond(reference, sent.stored().await) }),
-        Err(fault) => Box::pin(std::future::ready(respond(reference, Err(fault)))),
-    }
+    UnderWay { reference, sent: publish(outbound, parent, request).await }
+}
+
+/// The answer to the oldest. Cancel-safe; the caller removes it when it has the answer.
+async fn oldest(under_way: &mut VecDeque<UnderWay>) -> Option<PublishResponse> {
+    let UnderWay { reference, sent } = under_way.front_mut()?;
+    let outcome = match sent {
+        Ok(sent) => sent.outcome().await,
+        Err(fault) => Err(fault.clone()),
+    };
+    Some(respond(*reference, outcome))
 }
 
 /// Checks a request and hands it to the broker.
-pub(super) async fn publish(
-    outbound: &Outbound,
-    parent: &Parent,
-    request: PublishRequest,
-) -> Result<crate::outbound::Sent, Fault> {
+pub(super) async fn publish(outbound: &Outbound, parent: &Parent, request: PublishRequest) -> Result<Sent, Fault> {
     let ttl = request.ttl.map(|ttl| super::duration("ttl", ttl)).transpose()?;
     outbound.send(request.event, ttl, parent, None).await
 }

@@ -2,14 +2,16 @@
 //!
 //! A plain ack that succeeds is not answered: at full rate that would double the frames. Everything else is.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use agentbus_proto::sidecar::v1::{Failure, SettleResponse};
 use agentbus_proto::sidecar::wire::{SettleRequest, SubscribeRequest, SubscribeResponse};
 use agentbus_proto::sidecar::wire::{settle_request, subscribe_request, subscribe_response};
 use agentbus_proto::{Code, Fault};
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, Stream, StreamExt};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
@@ -20,6 +22,8 @@ use crate::inbound::{Gone, Outgoing};
 
 /// Settles of one stream that are still storing something.
 const SETTLES_MAX: usize = 1024;
+/// Acks taken together: they share a lock and a wake-up.
+const ACKS_MAX: usize = 256;
 /// Frames waiting for the agent besides deliveries, which the credit bounds.
 const ANSWERS_MAX: usize = 1024;
 
@@ -29,10 +33,7 @@ const LAST_FRAMES_WAIT: Duration = Duration::from_secs(1);
 type Frame = Result<SubscribeResponse, Status>;
 
 /// Reads the first frame, joins the groups, and serves the stream in a task of its own.
-pub(super) async fn open(
-    state: State,
-    mut frames: Streaming<SubscribeRequest>,
-) -> Result<mpsc::Receiver<Frame>, Fault> {
+pub(super) async fn open(state: State, mut frames: Streaming<SubscribeRequest>) -> Result<Frames, Fault> {
     let first = frames.message().await.map_err(Fault::from)?;
     let Some(subscribe_request::Frame::Open(open)) = first.and_then(|frame| frame.frame) else {
         return Err(Fault::new(Code::InvalidEvent, "the first frame of a subscribe stream must be `open`"));
@@ -42,8 +43,8 @@ pub(super) async fn open(
     let id = state.hub.attach(&groups, open.credit as usize, outgoing_tx)?;
     let (tx, rx) = mpsc::channel(ANSWERS_MAX);
     let subscription = Subscription { state, id, gone: Gone::Broken };
-    tokio::spawn(run(subscription, frames, outgoing, tx));
-    Ok(rx)
+    tokio::spawn(run(subscription, frames, tx));
+    Ok(Frames { answers: rx, outgoing })
 }
 
 /// Detaches whatever happens to the stream.
@@ -59,34 +60,54 @@ impl Drop for Subscription {
     }
 }
 
-async fn run(
-    mut subscription: Subscription,
-    mut frames: Streaming<SubscribeRequest>,
-    mut outgoing: mpsc::Receiver<Outgoing>,
-    tx: mpsc::Sender<Frame>,
-) {
+/// What the agent reads: deliveries straight from the table, and the answers to its settles.
+pub(super) struct Frames {
+    answers: mpsc::Receiver<Frame>,
+    outgoing: mpsc::Receiver<Outgoing>,
+}
+
+impl Stream for Frames {
+    type Item = Frame;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
+        // Answers first: they are few, and free the agent's credit. Their end is the end of the stream.
+        match self.answers.poll_recv(cx) {
+            Poll::Ready(answer) => Poll::Ready(answer),
+            Poll::Pending => self.outgoing.poll_recv(cx).map(|out| out.map(|out| Ok(to_frame(out)))),
+        }
+    }
+}
+
+async fn run(mut subscription: Subscription, mut frames: Streaming<SubscribeRequest>, tx: mpsc::Sender<Frame>) {
     let state = subscription.state.clone();
     let mut settles = FuturesUnordered::new();
+    let mut acks = Vec::new();
     let gone = loop {
-        tokio::select! {
-            frame = frames.message(), if settles.len() < SETTLES_MAX => match frame {
-                Ok(Some(frame)) => settles.extend(take(&subscription, frame, &tx).await.map(|slow| answer(&state, slow))),
-                // The agent closed its side: finish what it asked for, then let it go.
-                Ok(None) => break Gone::Closed,
-                Err(_) => break Gone::Broken,
-            },
+        let first = tokio::select! {
+            biased;
+            () = state.stop.cancelled() => break Gone::Closed,
+            frame = frames.message(), if settles.len() < SETTLES_MAX => frame,
             Some(frame) = settles.next(), if !settles.is_empty() => {
                 if tx.send(Ok(frame)).await.is_err() {
                     break last_frames(&subscription, &mut frames, &tx).await;
                 }
-            }
-            Some(out) = outgoing.recv() => {
-                if tx.send(Ok(to_frame(out))).await.is_err() {
-                    break last_frames(&subscription, &mut frames, &tx).await;
-                }
+                continue;
             }
             () = tx.closed() => break last_frames(&subscription, &mut frames, &tx).await,
-            () = state.stop.cancelled() => break Gone::Closed,
+        };
+        // Acks that are here already are taken together.
+        let mut next = Some(first);
+        while let Some(Ok(Some(request))) = next {
+            settles.extend(take(&subscription, request, &mut acks).map(|slow| answer(&state, slow)));
+            let more = acks.len() < ACKS_MAX && settles.len() < SETTLES_MAX;
+            next = if more { frames.message().now_or_never() } else { None };
+        }
+        ack_all(&state, &mut acks, &tx).await;
+        match next {
+            None | Some(Ok(Some(_))) => {}
+            // The agent closed its side: finish what it asked for, then let it go.
+            Some(Ok(None)) => break Gone::Closed,
+            Some(Err(_)) => break Gone::Broken,
         }
     };
     subscription.gone = gone;
@@ -96,10 +117,14 @@ async fn run(
     }
 }
 
-/// Takes one frame of the agent; returns a settle that takes a while.
-async fn take(subscription: &Subscription, frame: SubscribeRequest, tx: &mpsc::Sender<Frame>) -> Option<SettleRequest> {
+/// Takes one frame of the agent: collects a plain ack, returns a settle that takes a while.
+fn take(subscription: &Subscription, frame: SubscribeRequest, acks: &mut Vec<String>) -> Option<SettleRequest> {
     match frame.frame? {
-        subscribe_request::Frame::Settle(settle) => settle_now(&subscription.state, settle, tx).await,
+        subscribe_request::Frame::Settle(settle) if is_plain_ack(&settle) => {
+            acks.push(settle.delivery_id);
+            None
+        }
+        subscribe_request::Frame::Settle(settle) => Some(settle),
         subscribe_request::Frame::Credit(credit) => {
             subscription.state.hub.credit(subscription.id, credit as usize);
             None
@@ -116,12 +141,14 @@ async fn last_frames(
     tx: &mpsc::Sender<Frame>,
 ) -> Gone {
     let end = tokio::time::Instant::now() + LAST_FRAMES_WAIT;
+    let mut acks = Vec::new();
     loop {
         match tokio::time::timeout_at(end, frames.message()).await {
             Ok(Ok(Some(frame))) => {
-                if let Some(slow) = take(subscription, frame, tx).await {
+                if let Some(slow) = take(subscription, frame, &mut acks) {
                     answer(&subscription.state, slow).await;
                 }
+                ack_all(&subscription.state, &mut acks, tx).await;
             }
             Ok(Ok(None)) => return Gone::Closed,
             Ok(Err(_)) | Err(_) => return Gone::Broken,
@@ -129,22 +156,20 @@ async fn last_frames(
     }
 }
 
-/// A plain ack is done at once and answered only if it failed; anything else is left to be awaited.
-async fn settle_now(state: &State, settle: SettleRequest, tx: &mpsc::Sender<Frame>) -> Option<SettleRequest> {
-    let plain = matches!(settle.how, Some(settle_request::How::Ack(_))) && settle.emit.is_empty();
-    if !plain {
-        return Some(settle);
+fn is_plain_ack(settle: &SettleRequest) -> bool {
+    matches!(settle.how, Some(settle_request::How::Ack(_))) && settle.emit.is_empty()
+}
+
+/// Plain acks are done at once and answered only if they failed; anything else is left to be awaited.
+async fn ack_all(state: &State, acks: &mut Vec<String>, tx: &mpsc::Sender<Frame>) {
+    if acks.is_empty() {
+        return;
     }
-    let (id, ack) = how(settle);
-    let result = match ack {
-        Ok(ack) => state.hub.settle(&id, ack).await.map(drop),
-        Err(fault) => Err(fault),
-    };
-    if let Err(fault) = result {
-        let frame = failed(id, &fault);
-        let _ = tx.send(Ok(frame)).await;
+    for (id, result) in state.hub.ack_all(acks.drain(..)).await {
+        if let Err(fault) = result {
+            let _ = tx.send(Ok(failed(id, &fault))).await;
+        }
     }
-    None
 }
 
 async fn answer(state: &State, settle: SettleRequest) -> SubscribeResponse {

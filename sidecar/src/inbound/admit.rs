@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use agentbus_nats::grant::GroupGrant;
+use agentbus_nats::headers;
 use agentbus_nats::moves::{self, Class, Origin};
 use agentbus_nats::pull::Incoming;
 use agentbus_nats::subject;
@@ -59,8 +60,7 @@ pub fn admit(incoming: &Incoming, group: &GroupGrant, key: &Key, memory: &Memory
         Ok(head) => head,
         Err(fault) => return Admission::Dead(Class::Undecodable, fault.message),
     };
-    let origin = Origin::of(incoming);
-    if subject::sender(&origin.subject) != Some(head.source.as_str()) {
+    if !is_genuine(incoming, &head.source) {
         return Admission::Done("forged");
     }
     if let Some(expired) = expired(&head, now) {
@@ -70,6 +70,14 @@ pub fn admit(incoming: &Incoming, group: &GroupGrant, key: &Key, memory: &Memory
         return Admission::Done("filtered");
     }
     deliver(incoming, group, key.source, head)
+}
+
+/// Whether the source is the sender whose name the broker checked, in the subject on which the event was first stored.
+fn is_genuine(incoming: &Incoming, source: &str) -> bool {
+    if headers::get(Some(&incoming.headers), headers::ORIGIN).is_none() {
+        return subject::sender(&incoming.subject) == Some(source);
+    }
+    subject::sender(&Origin::of(incoming).subject) == Some(source)
 }
 
 /// Expiry is decided by who pulls: the broker would drop unread events without a word.

@@ -22,6 +22,9 @@ const RETRY_PULL_MAX: usize = 256;
 /// Open requests are withdrawn when nobody has asked for this long: longer than an agent needs between two polls.
 const IDLE: Duration = Duration::from_secs(1);
 
+/// Messages taken in at once when they are there: locks and wake-ups are shared by so many.
+const BATCH_MAX: usize = 128;
+
 /// Runs until stopped.
 pub(super) async fn run(
     hub: Hub,
@@ -54,20 +57,21 @@ async fn pull(hub: &Hub, group: &Arc<GroupGrant>, poke: &Notify, stop: &Cancella
         events.want(demand);
         // A quarter for retries, one at least, so that neither starves the other.
         retries.want(demand.div_ceil(4).min(RETRY_PULL_MAX));
-        let (source, incoming) = tokio::select! {
+        let (source, first) = tokio::select! {
             incoming = events.next() => (Source::Events, incoming),
             incoming = retries.next() => (Source::Retry, incoming),
             () = poke.notified() => continue,
             () = tokio::time::sleep_until(asked + IDLE), if demand == 0 => break,
             () = stop.cancelled() => break,
         };
-        hub.incoming(group, source, incoming).await;
+        let pull = if source == Source::Events { &mut events } else { &mut retries };
+        let rest = std::iter::from_fn(|| pull.try_next()).take(BATCH_MAX - 1);
+        let batch = std::iter::once(first).chain(rest).collect();
+        hub.incoming(group, source, batch).await;
     }
     // What the broker has sent already would come again only after the ack wait, and count as a crash.
     for (source, pull) in [(Source::Events, &mut events), (Source::Retry, &mut retries)] {
-        for incoming in pull.finish().await {
-            hub.incoming(group, source, incoming).await;
-        }
+        hub.incoming(group, source, pull.finish().await).await;
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::admit::{Admission, Fresh, admit};
+use super::admit::{Admission, admit};
 use super::group;
 use super::table::{Command, Gone, Held, Outgoing, Table};
 use crate::memory::{Key, Source};
@@ -238,36 +238,49 @@ impl Hub {
         let _ = tokio::time::timeout(Duration::from_secs(2), self.link().client.flush()).await;
     }
 
-    /// One message from the broker.
-    pub(super) async fn incoming(&self, group: &Arc<GroupGrant>, source: Source, incoming: Incoming) {
+    /// Messages from the broker, in their order.
+    pub(super) async fn incoming(&self, group: &Arc<GroupGrant>, source: Source, batch: Vec<Incoming>) {
         let Some(name) = self.group_name(&group.name) else { return };
-        let key = Key { group: name, source, seq: incoming.receipt.seq };
-        let admission = admit(&incoming, group, &key, &self.table().memory, SystemTime::now());
-        match admission {
-            Admission::Deliver(fresh) => self.take(group, incoming, *fresh, key).await,
-            Admission::Wait(left) => self.answer(&incoming.receipt.subject, Answer::Nak(Some(left))).await,
-            Admission::Done(outcome) => {
-                if outcome == "forged" {
-                    tracing::warn!(subject = %incoming.subject, seq = key.seq, "dropped: source is not the sender");
+        let mut answers = Vec::new();
+        let mut at_most_once = Vec::new();
+        {
+            let (mut table, now) = (self.table(), SystemTime::now());
+            for incoming in batch {
+                let key = Key { group: name.clone(), source, seq: incoming.receipt.seq };
+                match admit(&incoming, group, &key, &table.memory, now) {
+                    Admission::Deliver(fresh) if fresh.at_most_once => {
+                        answers.push((incoming.receipt.subject.clone(), Answer::Ack));
+                        at_most_once.push((incoming, fresh, key));
+                    }
+                    Admission::Deliver(fresh) => {
+                        let id = self.seal().seal(&incoming.receipt);
+                        table.insert(id, incoming, fresh, key, group.clone(), Instant::now());
+                    }
+                    Admission::Wait(left) => answers.push((incoming.receipt.subject, Answer::Nak(Some(left)))),
+                    Admission::Done(outcome) => {
+                        if outcome == "forged" {
+                            tracing::warn!(subject = %incoming.subject, seq = key.seq, "dropped: source is not the sender");
+                        }
+                        self.metrics().delivery(&key.group, outcome);
+                        answers.push((incoming.receipt.subject, Answer::Ack));
+                    }
+                    Admission::Dead(class, cause) => {
+                        let hub = self.clone();
+                        self.inner
+                            .tasks
+                            .spawn(async move { hub.park_unheard(&key.group, &incoming, class, &cause).await });
+                    }
                 }
-                self.metrics().delivery(&key.group, outcome);
-                self.answer(&incoming.receipt.subject, Answer::Ack).await;
-            }
-            Admission::Dead(class, cause) => {
-                let hub = self.clone();
-                self.inner.tasks.spawn(async move { hub.park_unheard(&key.group, &incoming, class, &cause).await });
             }
         }
-    }
-
-    async fn take(&self, group: &Arc<GroupGrant>, incoming: Incoming, fresh: Fresh, key: Key) {
-        let id = self.seal().seal(&incoming.receipt);
-        if fresh.at_most_once {
-            // At most once: the broker forgets it before the agent sees it.
-            self.answer(&incoming.receipt.subject, Answer::Ack).await;
+        for (subject, answer) in answers {
+            self.answer(&subject, answer).await;
         }
-        let name = key.group.clone();
-        self.table().insert(id, incoming, fresh, key, group.clone(), Instant::now());
+        // At most once: the broker forgets these before the agent sees them.
+        for (incoming, fresh, key) in at_most_once {
+            let id = self.seal().seal(&incoming.receipt);
+            self.table().insert(id, incoming, fresh, key, group.clone(), Instant::now());
+        }
         self.after(&name);
     }
 
@@ -387,7 +400,7 @@ impl Hub {
         }
     }
 
-    pub(super) async fn answer(&self, subject: &str, answer: Answer) {
+    pub(super) async fn answer(&self, subject: &async_nats::Subject, answer: Answer) {
         ack::answer(&self.link().client, subject, answer).await;
     }
 

@@ -68,18 +68,40 @@ impl Hub {
     }
 
     async fn ack(&self, id: &str) -> Result<Settled, Fault> {
-        let ended = self.table().end(id, Verdict::Acked);
-        match ended {
-            Ok(held) => {
-                let _span = self.settle_span(&held, "ack");
-                if !held.fresh.at_most_once {
-                    self.answer(&held.incoming.receipt.subject, Answer::Ack).await;
+        let failed = self.ack_all([id.to_owned()]).await.pop();
+        failed.map_or_else(|| Ok(Settled::default()), |(_, result)| result)
+    }
+
+    /// Acks without outputs, many at once: one lock and one wake-up for all of them. Gives back those that need an
+    /// answer because they were not held, with it.
+    pub async fn ack_all(&self, ids: impl IntoIterator<Item = String>) -> Vec<(String, Result<Settled, Fault>)> {
+        let (mut ended, mut missing) = (Vec::new(), Vec::new());
+        {
+            let mut table = self.table();
+            for id in ids {
+                match table.end(&id, Verdict::Acked) {
+                    Ok(held) => ended.push(held),
+                    Err(why) => missing.push((id, why)),
                 }
-                self.finished(&held, "acked");
-                Ok(Settled::default())
             }
-            Err(missing) => self.not_held(id, missing, &How::Ack { emit: Vec::new() }).await,
         }
+        for held in &ended {
+            let _span = self.settle_span(held, "ack");
+            if !held.fresh.at_most_once {
+                self.answer(&held.incoming.receipt.subject, Answer::Ack).await;
+            }
+            self.observe(held);
+        }
+        for same in ended.chunk_by(|one, next| one.key.group == next.key.group) {
+            self.metrics().deliveries_ended(&same[0].key.group, "acked", same.len() as u64);
+            self.after(&same[0].key.group);
+        }
+        let mut answers = Vec::with_capacity(missing.len());
+        for (id, why) in missing {
+            let result = self.not_held(&id, why, &How::Ack { emit: Vec::new() }).await;
+            answers.push((id, result));
+        }
+        answers
     }
 
     async fn extend(&self, id: &str, by: Duration) -> Result<Settled, Fault> {
@@ -238,13 +260,6 @@ impl Hub {
         let mut span = self.span(Kind::Client, "settle", held);
         span.attr("agentbus.settle", operation);
         span
-    }
-
-    /// After a fast settle: counts, and lets the group pull more.
-    fn finished(&self, held: &Held, outcome: &'static str) {
-        self.observe(held);
-        self.metrics().delivery(&held.key.group, outcome);
-        self.after(&held.key.group);
     }
 }
 

@@ -13,10 +13,12 @@ use agentbus_nats::pull::Incoming;
 use agentbus_proto::Fault;
 use agentbus_proto::sidecar::wire;
 use agentbus_runtime::trace::{Context, Span};
+use async_nats::Subject;
 use tokio::sync::mpsc;
 
 use super::admit::Fresh;
 use crate::memory::{Key, Memory, Verdict};
+use rustc_hash::FxBuildHasher;
 
 /// A held delivery is extended this often; the broker's ack wait is 10 s.
 pub const EXTEND_EVERY: Duration = Duration::from_secs(3);
@@ -56,7 +58,7 @@ pub struct Held {
     /// The message.
     pub incoming: Incoming,
     /// What it is.
-    pub fresh: Fresh,
+    pub fresh: Box<Fresh>,
     /// Its key in the ack memory.
     pub key: Key,
     /// Its group.
@@ -102,7 +104,7 @@ impl Held {
 /// What is to be done after a look at the table.
 pub enum Command {
     /// Answer the broker on this ack subject.
-    Answer(String, Answer),
+    Answer(Subject, Answer),
     /// Hand back without counting it as a failure.
     GiveBack(Box<Held>),
     /// The agent failed to settle it: retry or dead letter.
@@ -118,11 +120,14 @@ struct Subscriber {
     tx: mpsc::Sender<Outgoing>,
 }
 
+/// A delivery id, shared by the places that know it.
+type Id = Arc<str>;
+
 /// All deliveries, subscribers and the ack memory of one sidecar.
 pub struct Table {
-    held: HashMap<String, Held>,
-    by_key: HashMap<Key, String>,
-    ready: BTreeMap<Arc<str>, VecDeque<String>>,
+    held: HashMap<Id, Box<Held>, FxBuildHasher>,
+    by_key: HashMap<Key, Id, FxBuildHasher>,
+    ready: BTreeMap<Arc<str>, VecDeque<Id>>,
     counts: HashMap<Arc<str>, usize>,
     bytes: usize,
     subscribers: BTreeMap<u64, Subscriber>,
@@ -146,8 +151,8 @@ impl Table {
     /// An empty table that remembers this many settled deliveries.
     pub fn new(memory_entries_max: usize) -> Self {
         Self {
-            held: HashMap::new(),
-            by_key: HashMap::new(),
+            held: HashMap::default(),
+            by_key: HashMap::default(),
             ready: BTreeMap::new(),
             counts: HashMap::new(),
             bytes: 0,
@@ -215,7 +220,7 @@ impl Table {
             return Vec::new();
         }
         let ids = self.ids(|held| matches!(held.state, State::Out { to, .. } if to == id));
-        let held = ids.iter().filter_map(|id| self.lose(id)).map(Box::new);
+        let held = ids.iter().filter_map(|id| self.lose(id));
         let to = |held| if how == Gone::Broken { Command::Crash(held) } else { Command::GiveBack(held) };
         held.map(to).collect()
     }
@@ -227,7 +232,7 @@ impl Table {
         for id in ids {
             let Some(held) = self.lose(&id) else { continue };
             let out = matches!(held.state, State::Out { .. });
-            commands.push(if out { Command::Crash(Box::new(held)) } else { Command::GiveBack(Box::new(held)) });
+            commands.push(if out { Command::Crash(held) } else { Command::GiveBack(held) });
         }
         commands
     }
@@ -235,7 +240,7 @@ impl Table {
     /// What no agent has yet, for the beginning of a drain.
     pub fn give_waiting_back(&mut self) -> Vec<Command> {
         let ids = self.ids(|held| held.state == State::Waiting);
-        ids.iter().filter_map(|id| self.lose(id)).map(|held| Command::GiveBack(Box::new(held))).collect()
+        ids.iter().filter_map(|id| self.lose(id)).map(Command::GiveBack).collect()
     }
 
     /// The agent acked under an id of a sidecar before this one: what came again since is not handed out any more.
@@ -251,7 +256,7 @@ impl Table {
     /// Everything that is held and not being settled, for the end of a drain.
     pub fn give_all_back(&mut self) -> Vec<Command> {
         let ids = self.ids(|held| !matches!(held.state, State::Settling { .. }));
-        ids.iter().filter_map(|id| self.lose(id)).map(|held| Command::GiveBack(Box::new(held))).collect()
+        ids.iter().filter_map(|id| self.lose(id)).map(Command::GiveBack).collect()
     }
 
     /// Takes a message in under its delivery id. A message that is held already only renews its lease: the broker had
@@ -260,7 +265,7 @@ impl Table {
         &mut self,
         id: String,
         incoming: Incoming,
-        fresh: Fresh,
+        fresh: Box<Fresh>,
         key: Key,
         group: Arc<GroupGrant>,
         now: Instant,
@@ -270,7 +275,7 @@ impl Table {
             held.extended = now;
             return;
         }
-        let name = key.group.clone();
+        let (id, name): (Id, _) = (id.into(), key.group.clone());
         self.bytes += incoming.payload.len();
         self.by_key.insert(key.clone(), id.clone());
         *self.counts.entry(name.clone()).or_default() += 1;
@@ -286,7 +291,7 @@ impl Table {
             taken: now,
             extended: now,
         };
-        self.held.insert(id, held);
+        self.held.insert(id, Box::new(held));
     }
 
     /// Hands out what waits to who has credit, the least busy first. `hand` makes the frame and may note a span.
@@ -319,18 +324,18 @@ impl Table {
     /// Puts deliveries back in front of their queue: they were on an answer that never left.
     pub fn unhand(&mut self, ids: &[String]) {
         for id in ids.iter().rev() {
-            let Some(held) = self.held.get_mut(id) else { continue };
+            let Some(held) = self.held.get_mut(id.as_str()) else { continue };
             if let State::Out { to, .. } = held.state {
                 held.state = State::Waiting;
                 held.span = None;
-                self.ready.entry(held.key.group.clone()).or_default().push_front(id.clone());
+                self.ready.entry(held.key.group.clone()).or_default().push_front(id.as_str().into());
                 self.release(to);
             }
         }
     }
 
     /// Ends a delivery that is out: removes it with its verdict.
-    pub fn end(&mut self, id: &str, verdict: Verdict) -> Result<Held, Missing> {
+    pub fn end(&mut self, id: &str, verdict: Verdict) -> Result<Box<Held>, Missing> {
         match self.held.get(id).map(|held| held.state) {
             Some(State::Out { .. }) => {}
             Some(State::Settling { .. }) => return Err(Missing::Settling),
@@ -353,7 +358,7 @@ impl Table {
     }
 
     /// Ends a settle: with a verdict the delivery is removed, without one it is out again.
-    pub fn settled(&mut self, id: &str, verdict: Option<Verdict>) -> Option<Held> {
+    pub fn settled(&mut self, id: &str, verdict: Option<Verdict>) -> Option<Box<Held>> {
         let Some(verdict) = verdict else {
             if let Some(held) = self.held.get_mut(id)
                 && let State::Settling { to, since, deadline } = held.state
@@ -368,7 +373,7 @@ impl Table {
     }
 
     /// Moves a deadline: `by` from now, within the hard ceiling. Returns how long it is until then.
-    pub fn extend(&mut self, id: &str, by: Duration, now: Instant) -> Result<(Duration, String), Missing> {
+    pub fn extend(&mut self, id: &str, by: Duration, now: Instant) -> Result<(Duration, Subject), Missing> {
         let held = self.held.get_mut(id).ok_or(Missing::Unknown)?;
         let State::Out { to, since, .. } = held.state else { return Err(Missing::Unknown) };
         let deadline = (now + by).min(held.taken + HOLD_MAX);
@@ -398,14 +403,14 @@ impl Table {
             let cause = format!("not settled within {:?} (ack deadline)", held.worked(now).unwrap_or_default());
             self.tell_lost(&id, &cause);
             if let Some(held) = self.lose(&id) {
-                commands.push(Command::Fail(Box::new(held), cause));
+                commands.push(Command::Fail(held, cause));
             }
         }
         for id in idle {
             let Some(group) = self.held.get(&id).map(|held| held.key.group.clone()) else { continue };
             let asked = self.subscribers.values().any(|s| s.credit > 0 && s.groups.contains(&group));
             if !asked && let Some(held) = self.lose(&id) {
-                commands.push(Command::GiveBack(Box::new(held)));
+                commands.push(Command::GiveBack(held));
             }
         }
         commands
@@ -428,19 +433,19 @@ impl Table {
         }
     }
 
-    fn ids(&self, wanted: impl Fn(&Held) -> bool) -> Vec<String> {
+    fn ids(&self, wanted: impl Fn(&Held) -> bool) -> Vec<Id> {
         let mut ids: Vec<_> = self.held.iter().filter(|(_, held)| wanted(held)).collect();
         ids.sort_by_key(|(_, held)| (held.key.source == crate::memory::Source::Retry, held.key.seq));
         ids.into_iter().map(|(id, _)| id.clone()).collect()
     }
 
-    fn lose(&mut self, id: &str) -> Option<Held> {
+    fn lose(&mut self, id: &str) -> Option<Box<Held>> {
         let held = self.remove(id)?;
         self.memory.remember(held.key.clone(), Verdict::Lost);
         Some(held)
     }
 
-    fn remove(&mut self, id: &str) -> Option<Held> {
+    fn remove(&mut self, id: &str) -> Option<Box<Held>> {
         let held = self.held.remove(id)?;
         self.by_key.remove(&held.key);
         self.bytes -= held.incoming.payload.len();
@@ -451,7 +456,7 @@ impl Table {
             State::Out { to, .. } | State::Settling { to, .. } => self.release(to),
             State::Waiting => {
                 if let Some(queue) = self.ready.get_mut(&held.key.group) {
-                    queue.retain(|waiting| waiting != id);
+                    queue.retain(|waiting| &**waiting != id);
                 }
             }
         }

@@ -28,7 +28,7 @@ impl Fixture {
             at_most_once: false,
         };
         let key = Key { group: "readers".into(), source: Source::Events, seq };
-        self.table.insert(id.clone(), incoming, fresh, key, self.group.clone(), self.start);
+        self.table.insert(id.clone(), incoming, Box::new(fresh), key, self.group.clone(), self.start);
         id
     }
 
