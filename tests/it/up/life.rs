@@ -154,3 +154,30 @@ async fn a_signal_while_it_starts_leaves_nothing() {
     let up = here.up(&[]).await;
     assert_eq!(up.stop().await, 0);
 }
+
+#[tokio::test]
+async fn what_agents_started_themselves_ends_with_them() {
+    let here = Installation::new().await;
+    here.write(
+        "agentbus.yaml",
+        "
+version: 1
+agents:
+  deep: {runner: process, command: [sh, -c, 'sleep 4321 & sleep 4321; true']}
+  leaver: {runner: process, command: [sh, -c, 'sleep 4322 & exit 0'], restart: {policy: never}}
+  each: {runner: exec, command: [sh, -c, 'sleep 4323 & sleep 4323; true'], subscribe: [note.>]}
+",
+    );
+    let up = here.up(&[]).await;
+    let count = |part: &str| here.processes().iter().filter(|one| one.command == part).count();
+    up.agent_until("leaver", |agent| agent["state"] == "exited").await;
+    assert_eq!(count("sleep 4322"), 0, "whoever leaves takes its own along");
+    assert_eq!(here.run(&["publish", "note.made", "1"]).await.code, 0);
+    until("children of children", || async {
+        let counts = (count("sleep 4321"), count("sleep 4323"));
+        if counts == (2, 2) { Ok(()) } else { Err(counts) }
+    })
+    .await;
+    assert_eq!(up.stop().await, 0);
+    assert_eq!(here.processes(), []);
+}
