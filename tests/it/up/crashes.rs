@@ -83,6 +83,35 @@ async fn the_report_is_the_same_when_the_gathering_agent_is_killed() {
     completes(&here, up, &wanted).await;
 }
 
+#[tokio::test]
+async fn the_report_is_the_same_when_one_part_after_the_other_is_killed() {
+    let (here, wanted, up) = under_way().await;
+    kill9(number(&up.agent("report").await, "sidecar_pid"));
+    kill9(number(&up.agent("check-3").await, "pid"));
+    up.agent_until("report", |agent| agent["sidecar_restarts"] == 1).await;
+    kill9(here.broker_pid());
+    kill9(number(&up.agent("check-1").await, "sidecar_pid"));
+    up.agent_until("check-1", |agent| agent["sidecar_restarts"].as_u64() >= Some(1)).await;
+    completes(&here, up, &wanted).await;
+}
+
+#[tokio::test]
+async fn the_report_is_the_same_when_the_lister_dies_with_its_sidecar_and_the_broker() {
+    let here = audit::large(FILES).await;
+    let wanted = undisturbed(&here).await;
+    let up = here.up(&ONCE).await;
+    until_within("the request", Duration::from_secs(20), || async {
+        let status: Value = up.api("/v1/status").await;
+        if status["streams"][0]["messages"].as_u64() >= Some(1) { Ok(()) } else { Err(status) }
+    })
+    .await;
+    let list = up.agent("list").await;
+    kill9(number(&list, "pid"));
+    kill9(number(&list, "sidecar_pid"));
+    kill9(here.broker_pid());
+    completes(&here, up, &wanted).await;
+}
+
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_killed_up_takes_everything_with_it_and_the_next_one_goes_on() {
