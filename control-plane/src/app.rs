@@ -21,6 +21,7 @@ use crate::api::{self, ApiState};
 use crate::audit::Audit;
 use crate::base::{self, Base};
 use crate::control::Responder;
+use crate::dead_letters::redrive_secret;
 use crate::grants::Grants;
 use crate::reconcile::Health;
 use crate::spec::Project;
@@ -92,7 +93,7 @@ impl ControlPlane {
         let follow = base.registry.clone().follow(instances.clone(), stop.clone());
         tasks.spawn("registry", OnFailure::Log, endless(follow));
         let api_url = format!("http://{}", listener.local_addr().unwrap_or(options.listen));
-        let router = api::router(api_state(&options, base, &grants, instances.clone()));
+        let router = api::router(api_state(&options, base, &grants, instances.clone())?);
         tasks.spawn("api", OnFailure::Log, endless(serve::serve_tcp(listener, router, stop)));
         unfinished.disarm();
         Ok(Self { api_url, instances, health, poke, supervisor, services })
@@ -180,18 +181,19 @@ fn api_state(
     base: Base,
     grants: &Arc<Grants>,
     instances: watch::Receiver<Vec<InstanceStatus>>,
-) -> ApiState {
+) -> Result<ApiState, Fault> {
     let grants = Arc::clone(grants);
-    ApiState {
+    Ok(ApiState {
         context: base.context,
         publisher: base.publisher,
         names: base.names,
         sizes: options.sizes,
         token: options.api_token.clone(),
+        redrive_secret: redrive_secret(&options.authority)?,
         instances,
         groups: Arc::new(move || grants.all_groups().into_iter().map(|group| group.name).collect()),
         link: base.link,
-    }
+    })
 }
 
 /// For tasks that cannot fail.

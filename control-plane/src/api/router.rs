@@ -34,6 +34,8 @@ pub struct ApiState {
     pub sizes: Sizes,
     /// What callers must show. Empty: nobody gets in.
     pub token: String,
+    /// Seals the ids of redrives, see [`crate::dead_letters::redrive_secret`].
+    pub redrive_secret: String,
     /// What runs.
     pub instances: watch::Receiver<Vec<InstanceStatus>>,
     /// The groups that exist now.
@@ -50,7 +52,8 @@ pub(super) struct Shared {
 
 /// The API. To be served on loopback.
 pub fn router(state: ApiState) -> Router {
-    let letters = DeadLetters::new(state.context.clone(), state.publisher.clone(), state.names.clone());
+    let (context, publisher, names) = (state.context.clone(), state.publisher.clone(), state.names.clone());
+    let letters = DeadLetters::new(context, publisher, names, state.redrive_secret.clone());
     let shared = Arc::new(Shared { letters: Arc::new(letters), api: state });
     Router::new()
         .route("/v1/status", get(system::status))

@@ -82,8 +82,13 @@ impl Bench {
         incoming.headers.insert(headers::TYPE, "notes.created.v1");
         incoming.headers.insert(headers::TRACEPARENT, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
         incoming.headers.insert(headers::REDRIVE, redrives.to_string());
-        let mover = Mover { namespace: "default", group, agent: "check" };
+        let mover = Mover { namespace: "default", group, agent: "check", secret: "s" };
         self.publisher.store(moves::dead_letter(mover, &incoming, 4, class, cause, None)).await.unwrap();
+    }
+
+    /// Stores an event, as its sender's sidecar does.
+    async fn event(&self, subject: &str, payload: &'static [u8]) {
+        self.context.publish(subject.to_owned(), payload.into()).await.unwrap().await.unwrap();
     }
 
     /// The API as after a fresh start: nothing is remembered.
@@ -96,6 +101,7 @@ impl Bench {
             names: self.names.clone(),
             sizes: sizes(),
             token: "secret".into(),
+            redrive_secret: "redrive".into(),
             instances,
             groups: Arc::new(|| vec!["readers".into(), "missing".into()]),
             link: self.link.clone(),
@@ -306,14 +312,51 @@ async fn a_redrive_is_stored_once_per_decision_and_guarded() {
 #[tokio::test]
 async fn to_the_origin_it_is_the_same_event_again() {
     let bench = Bench::start().await;
+    bench.event(ORIGIN, event()).await;
     bench.give_up(1, "readers", Class::Exhausted, "boom", 0, event()).await;
     bench.give_up(2, "readers", Class::Undecodable, "no event", 0, b"\xff\xfe").await;
     let api = bench.serve().await;
     let report = api.redrive(json!({"filter": {"group": "readers"}, "to": "origin", "force": true})).await;
     assert_eq!((reason(&report, 0), reason(&report, 1)), (None, Some(Refusal::Undecodable)));
-    let copy = bench.message("AB_default_EVENTS", 1).await;
+    let copy = bench.message("AB_default_EVENTS", 2).await;
     assert_eq!((copy.subject.as_str(), copy.payload.as_ref()), (ORIGIN, event()));
     assert_eq!(headers::get(Some(&copy.headers), headers::GROUP), None);
+}
+
+#[tokio::test]
+async fn an_origin_that_is_only_claimed_is_refused_even_with_force() {
+    let bench = Bench::start().await;
+    // A member of the group writes letters that name events of somebody else as their origin.
+    bench.event("ab.default.n.boss.topic.-.orders", event()).await;
+    bench.event(ORIGIN, b"other content").await;
+    bench.event(ORIGIN, event()).await;
+    for seq in 1..=4 {
+        bench.give_up(seq, "readers", Class::Exhausted, "boom", 0, event()).await;
+    }
+    bench.context.get_stream("AB_default_EVENTS").await.unwrap().delete_message(3).await.unwrap();
+    let api = bench.serve().await;
+    for force in [false, true] {
+        let report = api.redrive(json!({"all": true, "to": "origin", "force": force})).await;
+        let reasons: Vec<_> = (0..4).map(|at| reason(&report, at)).collect();
+        let (differs, gone) = (Some(Refusal::OriginDiffers), Some(Refusal::OriginGone));
+        assert_eq!(reasons, [differs, differs, gone, gone], "{force}");
+    }
+    let info = bench.context.get_stream("AB_default_EVENTS").await.unwrap().cached_info().state.clone();
+    assert_eq!(info.last_sequence, 3, "nothing was sent");
+}
+
+#[tokio::test]
+async fn an_id_claimed_in_advance_swallows_no_redrive() {
+    let bench = Bench::start().await;
+    bench.give_up(1, "readers", Class::Exhausted, "boom", 0, event()).await;
+    let api = bench.serve().await;
+    let mut claim = async_nats::HeaderMap::new();
+    claim.insert(headers::MSG_ID, "AB_default_DLQ/1/redrive/group/1");
+    let claimed = bench.context.publish_with_headers("abr.default.readers.evil", claim, "junk".into()).await.unwrap();
+    assert_eq!(claimed.await.unwrap().sequence, 1);
+    let report = api.redrive(json!({"seqs": [1]})).await;
+    assert!(matches!(report.letters[0].outcome, Outcome::Redriven { new_seq: 2, .. }), "{report:?}");
+    assert_eq!(bench.message("AB_default_RETRY", 2).await.payload.as_ref(), event());
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 //! The guard against loops: an event that was redriven three times and failed again needs a repair, not a fourth try.
 //! What `force` may override and what nothing can is said by each refusal.
 
+use agentbus_nats::msg_id;
 use agentbus_nats::subject::EventSubject;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,10 @@ pub enum Refusal {
     Undecodable,
     /// It does not say from which address of this namespace it came.
     NoOrigin,
+    /// The event it names as its origin is no longer there, so nothing proves where it came from.
+    OriginGone,
+    /// The event it names as its origin is another one.
+    OriginDiffers,
 }
 
 impl Refusal {
@@ -52,6 +57,14 @@ impl Refusal {
             Self::NoOrigin => {
                 "it names no address of this namespace as its origin: it can only go to its group".to_owned()
             }
+            Self::OriginGone => {
+                "the original event was removed, so its address cannot be checked: it can only go to its group"
+                    .to_owned()
+            }
+            Self::OriginDiffers => {
+                "the event it names as its origin has another address or content: it can only go to its group"
+                    .to_owned()
+            }
         }
     }
 }
@@ -66,20 +79,40 @@ pub(super) struct Plan {
     pub id: String,
 }
 
-/// Decides about one letter with `redriven` filled in. `group_reads`: the group has a retry consumer.
-pub(super) fn decide(
-    letter: &DeadLetter,
-    stream: &str,
-    namespace: &str,
-    to: Target,
-    force: bool,
-    group_reads: bool,
-) -> Result<Plan, Refusal> {
+/// What the events stream has at the place that a letter names as its origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Original {
+    /// The same event: same subject, same payload.
+    Same,
+    /// Another one. Whoever may write dead letters of the group may write any origin into the header.
+    Differs,
+    /// Nothing any more.
+    Gone,
+}
+
+/// What is asked, and what is known beside the letter.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked<'a> {
+    /// Dead-letter stream.
+    pub stream: &'a str,
+    pub namespace: &'a str,
+    pub to: Target,
+    pub force: bool,
+    /// The group has a retry consumer.
+    pub group_reads: bool,
+    /// Looked up where it matters.
+    pub original: Original,
+    /// Seals the ids of redrives: no agent can claim one before it is used.
+    pub secret: &'a str,
+}
+
+/// Decides about one letter with `redriven` filled in.
+pub(super) fn decide(letter: &DeadLetter, asked: Asked<'_>) -> Result<Plan, Refusal> {
+    let Asked { stream, to, force, .. } = asked;
     match to {
-        Target::Origin if letter.undecodable => return Err(Refusal::Undecodable),
-        Target::Origin if !comes_from(letter, namespace) => return Err(Refusal::NoOrigin),
-        Target::Group if !group_reads && !force => return Err(Refusal::NoGroup),
-        Target::Origin | Target::Group => {}
+        Target::Origin => may_go_back(letter, asked)?,
+        Target::Group if !asked.group_reads && !force => return Err(Refusal::NoGroup),
+        Target::Group => {}
     }
     if letter.redrives >= REDRIVES_MAX && !force {
         return Err(Refusal::LoopGuard);
@@ -89,7 +122,24 @@ pub(super) fn decide(
     }
     let nth = letter.redriven.as_ref().map_or(0, |last| last.count) + 1;
     let (seq, to) = (letter.seq, to.as_str());
-    Ok(Plan { redrive: letter.redrives.saturating_add(1), id: format!("{stream}/{seq}/redrive/{to}/{nth}") })
+    let id = msg_id::sealed(&format!("{stream}/{seq}/redrive/{to}/{nth}"), asked.secret);
+    Ok(Plan { redrive: letter.redrives.saturating_add(1), id })
+}
+
+/// The control plane may write to any address; a member of the group wrote the header that names this one. So it is
+/// believed only where the broker has the very event there, under its authenticated subject. Force changes nothing.
+fn may_go_back(letter: &DeadLetter, asked: Asked<'_>) -> Result<(), Refusal> {
+    if letter.undecodable {
+        return Err(Refusal::Undecodable);
+    }
+    if !comes_from(letter, asked.namespace) {
+        return Err(Refusal::NoOrigin);
+    }
+    match asked.original {
+        Original::Same => Ok(()),
+        Original::Differs => Err(Refusal::OriginDiffers),
+        Original::Gone => Err(Refusal::OriginGone),
+    }
 }
 
 fn comes_from(letter: &DeadLetter, namespace: &str) -> bool {
@@ -114,15 +164,24 @@ mod tests {
         Some(Redriven { count, at, to: Target::Group, redrive: 1, new_stream: "S".into(), new_seq: 1 })
     }
 
+    fn asked(to: Target, force: bool) -> Asked<'static> {
+        let (stream, namespace, original) = ("AB_default_DLQ", "default", Original::Same);
+        Asked { stream, namespace, to, force, group_reads: true, original, secret: "s" }
+    }
+
     fn run(letter: &DeadLetter, to: Target, force: bool) -> Result<Plan, Refusal> {
-        decide(letter, "AB_default_DLQ", "default", to, force, true)
+        decide(letter, asked(to, force))
+    }
+
+    fn id(text: &str) -> String {
+        msg_id::sealed(text, "s")
     }
 
     #[test]
     fn a_first_redrive_is_allowed_both_ways() {
         let plan = run(&letter(), Target::Group, false).unwrap();
-        assert_eq!((plan.redrive, plan.id.as_str()), (1, "AB_default_DLQ/5/redrive/group/1"));
-        assert_eq!(run(&letter(), Target::Origin, false).unwrap().id, "AB_default_DLQ/5/redrive/origin/1");
+        assert_eq!((plan.redrive, plan.id), (1, id("AB_default_DLQ/5/redrive/group/1")));
+        assert_eq!(run(&letter(), Target::Origin, false).unwrap().id, id("AB_default_DLQ/5/redrive/origin/1"));
     }
 
     #[test]
@@ -142,7 +201,7 @@ mod tests {
     fn a_second_redrive_of_one_letter_needs_force_and_has_its_own_id() {
         let letter = DeadLetter { redriven: redriven(1), ..letter() };
         assert_eq!(run(&letter, Target::Group, false), Err(Refusal::AlreadyRedriven));
-        assert_eq!(run(&letter, Target::Group, true).unwrap().id, "AB_default_DLQ/5/redrive/group/2");
+        assert_eq!(run(&letter, Target::Group, true).unwrap().id, id("AB_default_DLQ/5/redrive/group/2"));
     }
 
     #[test]
@@ -162,8 +221,21 @@ mod tests {
     }
 
     #[test]
+    fn an_origin_that_cannot_be_proven_is_never_believed() {
+        for (original, wanted) in [(Original::Differs, Refusal::OriginDiffers), (Original::Gone, Refusal::OriginGone)] {
+            for force in [false, true] {
+                let to_origin = Asked { original, ..asked(Target::Origin, force) };
+                assert_eq!(decide(&letter(), to_origin), Err(wanted));
+                assert!(!wanted.force_helps());
+                let to_group = Asked { original, ..asked(Target::Group, force) };
+                assert!(decide(&letter(), to_group).is_ok());
+            }
+        }
+    }
+
+    #[test]
     fn a_group_nobody_declared_needs_force() {
-        let run = |force| decide(&letter(), "AB_default_DLQ", "default", Target::Group, force, false);
+        let run = |force| decide(&letter(), Asked { group_reads: false, ..asked(Target::Group, force) });
         assert_eq!(run(false), Err(Refusal::NoGroup));
         assert!(run(true).is_ok());
     }

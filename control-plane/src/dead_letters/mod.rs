@@ -16,5 +16,5 @@ pub use facts::{Redriven, Target};
 pub use filter::Filter;
 pub use guard::{REDRIVES_MAX, Refusal};
 pub use letter::{DeadLetter, OriginRef};
-pub use read::{Cause, Causes, DeadLetters, Page, Shown};
+pub use read::{Cause, Causes, DeadLetters, Page, Shown, redrive_secret};
 pub use request::{LetterResult, Outcome, RATE_DEFAULT, Report, Request};

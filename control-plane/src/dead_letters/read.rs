@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use agentbus_nats::identity::Authority;
 use agentbus_nats::names::Names;
 use agentbus_nats::publisher::Publisher;
 use agentbus_nats::subject;
@@ -35,9 +36,17 @@ pub struct DeadLetters {
     pub(super) context: jetstream::Context,
     pub(super) publisher: Publisher,
     pub(super) names: Names,
+    /// Seals the ids of redrives.
+    pub(super) secret: String,
     /// Held across reads of the audit stream on purpose: it is the turn to decide, so that two redrives of one letter
     /// see each other's fact.
     pub(super) facts: Mutex<Facts>,
+}
+
+/// What seals the ids of redrives.
+pub fn redrive_secret(authority: &Authority) -> Result<String, Fault> {
+    let bad = |error| Fault::new(Code::BadConfig, format!("cannot derive the secret for redrives: {error}"));
+    authority.secret("control-plane", "redrive").map_err(bad)
 }
 
 /// Part of the list.
@@ -92,9 +101,10 @@ pub struct Shown {
 }
 
 impl DeadLetters {
-    /// `context` and `publisher` need the control plane's rights.
-    pub fn new(context: jetstream::Context, publisher: Publisher, names: Names) -> Self {
-        Self { context, publisher, names, facts: Mutex::default() }
+    /// `context` and `publisher` need the control plane's rights. `secret` is known to the control plane only and stays
+    /// the same over restarts, see [`redrive_secret`].
+    pub fn new(context: jetstream::Context, publisher: Publisher, names: Names, secret: String) -> Self {
+        Self { context, publisher, names, secret, facts: Mutex::default() }
     }
 
     /// Up to `limit` letters (at most 1000) that match, behind number `after`.

@@ -2,7 +2,8 @@
 //!
 //! The copy has the payload byte for byte, starts at attempt 1, keeps the origin and the trace, and counts how often the
 //! event was redriven. A crash between PubAck and fact leaves a letter that looks open: redriving it once more is a
-//! duplicate, not a loss, and within the dedupe window not even that.
+//! duplicate, not a loss, and within the dedupe window not even that: the id names the decision, and is sealed, so that
+//! "stored before" can only mean this very redrive.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,11 +17,12 @@ use agentbus_nats::subject;
 use agentbus_proto::{Code, Fault};
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::stream::RawMessageErrorKind;
 use tokio::time::MissedTickBehavior;
 
 use super::facts::{Fact, REDRIVEN, Target};
 use super::filter::Filter;
-use super::guard::{self, Plan};
+use super::guard::{self, Asked, Original, Plan};
 use super::letter::{DeadLetter, Stored};
 use super::read::DeadLetters;
 use super::request::{BATCH_MAX, LetterResult, Outcome, RATE_DEFAULT, Report, Request};
@@ -124,6 +126,10 @@ impl Run<'_> {
             Ok(reads) => reads,
             Err(fault) => return Err(Box::new((letter, fault))),
         };
+        let original = match self.original(&stored, &letter).await {
+            Ok(original) => original,
+            Err(fault) => return Err(Box::new((letter, fault))),
+        };
         if !self.request.dry_run {
             self.ticks.tick().await;
         }
@@ -134,7 +140,9 @@ impl Run<'_> {
         letter.redriven = facts.of(letter.seq);
         let (stream, namespace) = (letters.names.dead_letters(), letters.names.namespace());
         let Request { to, force, dry_run, .. } = *self.request;
-        let plan = match guard::decide(&letter, &stream, namespace, to, force, reads) {
+        let secret = letters.secret.as_str();
+        let asked = Asked { stream: &stream, namespace, to, force, group_reads: reads, original, secret };
+        let plan = match guard::decide(&letter, asked) {
             Ok(plan) if dry_run => return Ok((letter, Outcome::WouldRedrive { redrive: plan.redrive })),
             Ok(plan) => plan,
             Err(reason) => {
@@ -164,6 +172,25 @@ impl Run<'_> {
                 let fault = Fault::new(Code::OutcomeUnknown, format!("redrive ended early: {error}"));
                 Err(Box::new((letter, fault)))
             }
+        }
+    }
+
+    /// What the events stream has where the letter says it came from. Looked up only where the answer matters.
+    async fn original(&self, stored: &Stored, letter: &DeadLetter) -> Result<Original, Fault> {
+        let events = self.letters.names.events();
+        let Some(origin) = letter.origin.as_ref().filter(|_| self.request.to == Target::Origin) else {
+            return Ok(Original::Gone);
+        };
+        if origin.stream != events {
+            return Ok(Original::Differs);
+        }
+        let unreadable = |error: &dyn std::error::Error| super::read::unreadable(&events, error);
+        let stream = self.letters.context.get_stream_no_info(&events).await.map_err(|error| unreadable(&error))?;
+        match stream.get_raw_message(origin.seq).await {
+            Ok(found) if *found.subject == *origin.subject && found.payload == stored.payload => Ok(Original::Same),
+            Ok(_) => Ok(Original::Differs),
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(Original::Gone),
+            Err(error) => Err(unreadable(&error)),
         }
     }
 
@@ -247,7 +274,9 @@ mod tests {
     fn made(to: Target) -> (Stored, Message) {
         let stored = stored(5, Class::Exhausted, event());
         let letter = stored.letter();
-        let plan = guard::decide(&letter, "AB_default_DLQ", "default", to, false, true).unwrap();
+        let (stream, namespace, original) = ("AB_default_DLQ", "default", Original::Same);
+        let asked = Asked { stream, namespace, to, force: false, group_reads: true, original, secret: "s" };
+        let plan = guard::decide(&letter, asked).unwrap();
         let message = copy(&stored, &letter, "default", to, &plan, NOW);
         (stored, message)
     }
@@ -262,7 +291,7 @@ mod tests {
         assert_eq!(message.subject, "abr.default.readers.check");
         assert_eq!(message.payload, stored.payload);
         for (name, wanted) in [
-            (headers::MSG_ID, "AB_default_DLQ/5/redrive/group/1"),
+            (headers::MSG_ID, agentbus_nats::msg_id::sealed("AB_default_DLQ/5/redrive/group/1", "s").as_str()),
             (headers::REDRIVE, "1"),
             (headers::ATTEMPT, "1"),
             (headers::GROUP, "readers"),
