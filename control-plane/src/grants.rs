@@ -60,8 +60,9 @@ impl Grants {
         let names: Vec<String> = groups.iter().map(|group| group.name.clone()).collect();
         let spec = UserSpec { agent, public_key, groups: &names, publish: &publish };
         let signed = self.authority.sidecar(&spec, now());
-        let (jwt, expires) = signed
-            .map_err(|error| Fault::new(Code::BadConfig, format!("cannot sign a token for `{agent}`: {error}")))?;
+        let cannot = |error| Fault::new(Code::BadConfig, format!("cannot sign a token for `{agent}`: {error}"));
+        let (jwt, expires) = signed.map_err(cannot)?;
+        let (secret, group_secrets) = self.authority.secrets(agent, &names).map_err(cannot)?;
         Ok(Grant {
             agent: agent.to_owned(),
             instance: instance.to_owned(),
@@ -72,6 +73,8 @@ impl Grants {
             groups,
             publish,
             event_bytes_max: self.common.event_bytes_max,
+            secret,
+            group_secrets,
         })
     }
 }

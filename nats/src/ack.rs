@@ -74,10 +74,14 @@ impl Answer {
     }
 }
 
+/// A client whose queue is full for this long is not connected.
+const SEND_WAIT: Duration = Duration::from_secs(1);
+
 /// Sends an answer. While disconnected it waits in the client and may be lost; the broker then delivers again.
 pub async fn answer(client: &Client, subject: &Subject, answer: Answer) {
-    if let Err(error) = client.publish(subject.clone(), answer.payload()).await {
-        tracing::debug!(%error, %subject, "ack not sent: the broker will deliver again");
+    let sent = tokio::time::timeout(SEND_WAIT, client.publish(subject.clone(), answer.payload())).await;
+    if !matches!(sent, Ok(Ok(()))) {
+        tracing::debug!(%subject, "ack not sent: the broker will deliver again");
     }
 }
 

@@ -224,7 +224,7 @@ impl Link {
     /// Takes a new token into use: what was written is flushed first, then the connection is made anew.
     pub async fn renew(&self, token: String) -> Result<(), Fault> {
         self.identity.renew(token);
-        let _ = self.client.flush().await;
+        let _ = tokio::time::timeout(CONNECT_TIMEOUT, self.client.flush()).await;
         let before = self.generation();
         self.client.force_reconnect().await.map_err(|_| self.down())?;
         tokio::time::timeout(CONNECT_TIMEOUT, self.reconnected(before)).await.map_err(|_| self.down())

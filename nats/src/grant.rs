@@ -34,6 +34,12 @@ pub struct Grant {
     pub publish: Vec<String>,
     /// Largest encoded event, in bytes: the broker's `max_payload` less 16 KiB, so that copies always fit.
     pub event_bytes_max: usize,
+    /// What seals this agent's message ids (see `msg_id`). Known to the agent's sidecars only.
+    #[serde(default)]
+    pub secret: String,
+    /// What seals the successors' ids of each group. Known to the group's sidecars only.
+    #[serde(default)]
+    pub group_secrets: BTreeMap<String, String>,
 }
 
 /// One group: who shares deliveries, what it reads, and how failures are handled.
@@ -159,8 +165,10 @@ pub enum ToSidecar {
 pub enum AgentLife {
     /// The agent process runs.
     Started,
-    /// The agent process is gone.
+    /// The agent process is gone, unasked: what it held counts as a crash.
     Exited,
+    /// The agent process was stopped on purpose: what it held goes back uncounted.
+    Stopped,
 }
 
 /// How a sidecar is to run.

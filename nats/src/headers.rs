@@ -33,6 +33,8 @@ pub const LAST_FAILURE: &str = "Ab-Last-Failure";
 pub const CLASS: &str = "Ab-Class";
 /// Why the last attempt failed, one line.
 pub const CAUSE: &str = "Ab-Cause";
+/// How often the event was handed out and given back without an answer.
+pub const RETURNED: &str = "Ab-Returned";
 /// How often the event has been redriven already.
 pub const REDRIVE: &str = "Ab-Redrive";
 /// Most messages of one batch a pull may return.

@@ -12,6 +12,7 @@ pub mod grant;
 pub mod headers;
 pub mod identity;
 pub mod moves;
+pub mod msg_id;
 pub mod names;
 pub mod pattern;
 pub mod plan;

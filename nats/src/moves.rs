@@ -14,7 +14,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::publisher::Message;
 use crate::pull::Incoming;
-use crate::{headers, subject};
+use crate::{headers, msg_id, subject};
 
 /// Why an event was given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -102,6 +102,8 @@ pub struct Mover<'a> {
     pub group: &'a str,
     /// The sidecar's agent, authenticated in the subject.
     pub agent: &'a str,
+    /// The group's secret, which seals the successor's id.
+    pub secret: &'a str,
 }
 
 /// A copy for the retry stream, due at `not_before`, to be delivered as attempt `attempt`. `cause` is none for a
@@ -155,7 +157,8 @@ fn successor(mover: Mover<'_>, incoming: &Incoming, cause: Option<&str>, tracepa
         None => copy(from, &mut to, headers::TRACEPARENT),
     }
     let Mover { group, .. } = mover;
-    to.insert(headers::MSG_ID, format!("{}/{}/{group}", incoming.receipt.stream, incoming.receipt.seq));
+    let id = format!("{}/{}/{group}", incoming.receipt.stream, incoming.receipt.seq);
+    to.insert(headers::MSG_ID, msg_id::sealed(&id, mover.secret));
     to.insert(headers::GROUP, group);
     to.insert(headers::ORIGIN, Origin::of(incoming).render());
     match cause {
@@ -194,11 +197,18 @@ pub fn attempt(incoming: &Incoming) -> u32 {
     headers::get(Some(&incoming.headers), headers::ATTEMPT).and_then(|text| text.parse().ok()).unwrap_or(1).max(1)
 }
 
-/// RFC 3339 in UTC with milliseconds.
+/// How often it was given back by an agent that had it.
+pub fn returned(incoming: &Incoming) -> u32 {
+    headers::get(Some(&incoming.headers), headers::RETURNED).and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// RFC 3339 in UTC with milliseconds. Times that it cannot write, which anybody may put into an event, become the
+/// nearest one it can: 1970 or 9999.
 pub fn rfc3339(time: SystemTime) -> String {
-    let time = OffsetDateTime::from(time);
-    let millis = time.replace_nanosecond(time.millisecond() as u32 * 1_000_000).unwrap_or(time);
-    millis.format(&Rfc3339).unwrap_or_default()
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let nanos = i128::try_from(since.as_millis()).unwrap_or(i128::MAX).saturating_mul(1_000_000);
+    let written = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok().and_then(|time| time.format(&Rfc3339).ok());
+    written.unwrap_or_else(|| "9999-12-31T23:59:59Z".to_owned())
 }
 
 /// A hand-made delivery for unit tests of what is decided about deliveries.
@@ -223,7 +233,7 @@ pub fn example(stream: &str, seq: u64, subject: &str, payload: &'static [u8]) ->
 mod tests {
     use super::*;
 
-    const MOVER: Mover<'static> = Mover { namespace: "default", group: "readers", agent: "a" };
+    const MOVER: Mover<'static> = Mover { namespace: "default", group: "readers", agent: "a", secret: "s" };
 
     fn incoming() -> Incoming {
         let mut incoming = example("AB_default_EVENTS", 17, "ab.default.n.list.topic.-.notes", b"bytes");
@@ -239,7 +249,7 @@ mod tests {
         assert_eq!(first.payload, "bytes");
         assert_eq!(first.subject, "abr.default.readers.a");
         let header = |message: &Message, name| headers::get(Some(&message.headers), name).unwrap().to_owned();
-        assert_eq!(header(&first, headers::MSG_ID), "AB_default_EVENTS/17/readers");
+        assert_eq!(header(&first, headers::MSG_ID), msg_id::sealed("AB_default_EVENTS/17/readers", "s"));
         assert_eq!(header(&first, headers::ORIGIN), "AB_default_EVENTS/17/ab.default.n.list.topic.-.notes");
         assert_eq!(header(&first, headers::TYPE), "notes.v1");
 
@@ -249,7 +259,7 @@ mod tests {
         assert!(wait(&second, now).unwrap() <= Duration::from_secs(2));
         assert_eq!(wait(&second, now + Duration::from_secs(3)), None);
         let third = dead_letter(MOVER, &second, 2, Class::Exhausted, "boom again", None);
-        assert_eq!(header(&third, headers::MSG_ID), "AB_default_RETRY/3/readers");
+        assert_eq!(header(&third, headers::MSG_ID), msg_id::sealed("AB_default_RETRY/3/readers", "s"));
         assert_eq!(header(&third, headers::ORIGIN), header(&first, headers::ORIGIN));
         assert_eq!(header(&third, headers::FIRST_FAILURE), header(&first, headers::FIRST_FAILURE));
         assert_eq!(third.subject, "abd.default.readers.a.EXHAUSTED");
@@ -263,6 +273,14 @@ mod tests {
             headers::get(Some(&message.headers), headers::MSG_ID).unwrap().to_owned()
         };
         assert_ne!(id(MOVER), id(other));
+    }
+
+    #[test]
+    fn no_time_is_too_odd_to_be_written() {
+        let odd = |seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap();
+        assert_eq!(rfc3339(odd(1_000_000_000_000)), "9999-12-31T23:59:59Z");
+        let early = SystemTime::UNIX_EPOCH.checked_sub(Duration::from_secs(1_000_000_000_000)).unwrap();
+        assert_eq!(rfc3339(early), "1970-01-01T00:00:00Z");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use async_nats::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::Deserialize;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -33,6 +33,8 @@ pub struct Options {
     pub outcome_wait: Duration,
     /// While disconnected, a publish waits this long for the connection before it fails with `BROKER_DOWN`.
     pub link_wait: Duration,
+    /// Most payload without an answer yet; a publish above it waits, `outcome_wait` at most.
+    pub bytes_max: u32,
 }
 
 impl Default for Options {
@@ -42,6 +44,8 @@ impl Default for Options {
             answer_wait: Duration::from_secs(2),
             outcome_wait: Duration::from_secs(10),
             link_wait: Duration::from_secs(2),
+            // Sixty events of the largest size, a hundred thousand small ones.
+            bytes_max: 64 * 1024 * 1024,
         }
     }
 }
@@ -126,6 +130,8 @@ struct Inner {
     inbox: String,
     next: AtomicU64,
     slots: Mutex<Slots>,
+    /// Bytes that may still be under way.
+    room: Arc<Semaphore>,
 }
 
 /// A message on its way. Dropped, it is no longer waited for or sent again.
@@ -133,6 +139,7 @@ pub struct Pending {
     inner: Arc<Inner>,
     slot: u64,
     answer: oneshot::Receiver<Result<Stored, Fault>>,
+    _room: OwnedSemaphorePermit,
 }
 
 impl Publisher {
@@ -141,16 +148,21 @@ impl Publisher {
         let inbox = link.new_inbox();
         let answers = link.client.subscribe(format!("{inbox}.*")).await.map_err(|_| link.down())?;
         let violations = link.violations();
-        let inner = Arc::new(Inner { link, options, inbox, next: AtomicU64::new(0), slots: Mutex::default() });
+        let room = Arc::new(Semaphore::new(options.bytes_max as usize));
+        let inner = Arc::new(Inner { link, options, inbox, next: AtomicU64::new(0), slots: Mutex::default(), room });
         let stop = CancellationToken::new();
         tokio::spawn(read_answers(inner.clone(), answers, violations, stop.clone()));
         tokio::spawn(send_again(inner.clone(), stop.clone()));
+        tokio::spawn(give_up(inner.clone(), stop.clone()));
         Ok(Self { inner, _tasks: Arc::new(stop.drop_guard()) })
     }
 
     /// Hands a message to the connection, in call order; await [`Pending::stored`] for the outcome.
     pub async fn send(&self, message: Message) -> Result<Pending, Fault> {
-        let Options { answer_wait, outcome_wait, link_wait } = self.inner.options;
+        let Options { answer_wait, outcome_wait, link_wait, bytes_max } = self.inner.options;
+        let bytes = u32::try_from(message.payload.len()).unwrap_or(u32::MAX).min(bytes_max);
+        let room = tokio::time::timeout(outcome_wait, self.inner.room.clone().acquire_many_owned(bytes)).await;
+        let Ok(Ok(room)) = room else { return Err(slow()) };
         let generation = self.inner.link.up(link_wait).await?;
         let now = Instant::now();
         let (tx, answer) = oneshot::channel();
@@ -168,7 +180,7 @@ impl Publisher {
         let slot = self.inner.next.fetch_add(1, Ordering::Relaxed);
         self.inner.slots().insert(slot, waiting);
         // From here on the slot goes when this is dropped.
-        let pending = Pending { inner: self.inner.clone(), slot, answer };
+        let pending = Pending { inner: self.inner.clone(), slot, answer, _room: room };
         self.inner.write(slot, message).await?;
         Ok(pending)
     }
@@ -215,12 +227,16 @@ impl Inner {
         }
     }
 
-    /// Ends those over their deadline and gives those that are to be sent again, in the order in which they were sent.
-    fn due(&self, now: Instant) -> Vec<(u64, Message)> {
-        let mut slots = self.slots();
-        for (_, slot) in slots.extract_if(.., |_, slot| now >= slot.deadline) {
+    /// Ends those over their deadline.
+    fn give_up(&self, now: Instant) {
+        for (_, slot) in self.slots().extract_if(.., |_, slot| now >= slot.deadline) {
             let _ = slot.answer.send(Err(slot.refused.unwrap_or_else(unknown)));
         }
+    }
+
+    /// Those that are to be sent again, in the order in which they were sent.
+    fn due(&self, now: Instant) -> Vec<(u64, Message)> {
+        let mut slots = self.slots();
         let generation = self.link.generation();
         if generation == 0 {
             return Vec::new();
@@ -272,9 +288,24 @@ fn unpack(packed: &str) -> HeaderMap {
     headers
 }
 
+fn slow() -> Fault {
+    Fault::new(Code::RateLimited, "the broker is slower than the events that come; nothing of this one was sent")
+        .with_retry_after(Duration::from_secs(1))
+}
+
 fn unknown() -> Fault {
     let why = "no answer from the broker: the event may or may not be stored; publish it again with the same id";
     Fault::new(Code::OutcomeUnknown, why)
+}
+
+/// Ends what is over its deadline. Waits for nothing else, so that a deadline holds whatever the connection does.
+async fn give_up(inner: Arc<Inner>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(LOOK_EVERY) => inner.give_up(Instant::now()),
+        }
+    }
 }
 
 /// Looks after what got no answer: now and then, and when there is another connection.
@@ -287,8 +318,10 @@ async fn send_again(inner: Arc<Inner>, stop: CancellationToken) {
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
         for (slot, message) in inner.due(Instant::now()) {
-            // An error here is a connection that is gone: the next look tries again, up to the deadline.
-            let _ = inner.write(slot, message).await;
+            // A connection that takes nothing is gone or hangs: the next look tries again, up to the deadline.
+            if !matches!(tokio::time::timeout(LOOK_EVERY, inner.write(slot, message)).await, Ok(Ok(()))) {
+                break;
+            }
         }
     }
 }

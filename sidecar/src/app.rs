@@ -35,6 +35,8 @@ pub struct Sidecar {
     pub hub: Hub,
     /// Cancelled when a drain is asked for on the admin listener.
     pub drain_requested: CancellationToken,
+    /// Cancelled when the token has expired: only a new start helps.
+    pub expired: CancellationToken,
     grace: Duration,
     stop: CancellationToken,
     servers: TaskTracker,
@@ -72,7 +74,15 @@ impl Sidecar {
 
         let (stop, servers) = (CancellationToken::new(), TaskTracker::new());
         let drain_requested = CancellationToken::new();
-        servers.spawn(control.clone().keep_fresh(stop.clone()));
+        let expired = CancellationToken::new();
+        servers.spawn({
+            let (fresh, expired) = (control.clone().keep_fresh(stop.clone()), expired.clone());
+            async move {
+                if fresh.await {
+                    expired.cancel();
+                }
+            }
+        });
         servers.spawn(watch_broker(link, broker, stop.clone()));
         let local = |listener: &TcpListener| listener.local_addr().map_err(|error| cannot_bind("listener", &error));
         let (api_addr, admin_addr) = (local(&api_listener)?, local(&admin_listener)?);
@@ -92,6 +102,7 @@ impl Sidecar {
             unix: start.unix,
             hub,
             drain_requested,
+            expired,
             grace: Duration::from_millis(start.drain_ms),
             stop,
             servers,

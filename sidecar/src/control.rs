@@ -20,8 +20,8 @@ use crate::outbound::Outbound;
 
 /// The control plane answers within milliseconds or is away.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
-/// Between two tries to renew while the control plane is away.
-const RETRY_WAIT: Duration = Duration::from_secs(30);
+/// How often the clock is looked at; also the time between two tries to renew.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 /// Keeps and extends the grant. Cheap to clone.
 #[derive(Clone)]
@@ -45,20 +45,26 @@ impl Control {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Renews the token at half of its life until stopped.
-    pub async fn keep_fresh(self, stop: CancellationToken) {
+    /// Renews the token at half of its life until stopped. Returns early, with true, when it has expired all the same:
+    /// the broker lets nobody in with it, so only a new start with a new grant helps.
+    pub async fn keep_fresh(self, stop: CancellationToken) -> bool {
+        let mut grants = self.inner.grant.subscribe();
+        let mut renew_at = half_life(grants.borrow_and_update().expires, SystemTime::now());
         loop {
-            let wait = half_life(self.inner.grant.borrow().expires, SystemTime::now());
+            // By the wall clock, in short steps: a machine that slept through half a day must notice.
             tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(wait) => {}
+                () = stop.cancelled() => return false,
+                _ = grants.changed() => renew_at = half_life(grants.borrow_and_update().expires, SystemTime::now()),
+                () = tokio::time::sleep(LOOK_EVERY) => {}
             }
-            if let Err(fault) = self.change("renew", None).await {
+            let now = SystemTime::now();
+            if seconds(now) >= self.inner.grant.borrow().expires {
+                return true;
+            }
+            if now >= renew_at
+                && let Err(fault) = self.change("renew", None).await
+            {
                 tracing::warn!(%fault, "token not renewed; trying again");
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    () = tokio::time::sleep(RETRY_WAIT) => {}
-                }
             }
         }
     }
@@ -107,7 +113,8 @@ impl Control {
             pattern::simplify(&subscription.patterns)?.iter().map(ToString::to_string).collect();
         let attributes: BTreeMap<String, String> = subscription.attributes.clone().into_iter().collect();
         let same = |group: &GroupGrant| {
-            group.patterns == patterns
+            pattern::simplify(&group.patterns)
+                .is_ok_and(|own| own.iter().map(ToString::to_string).eq(patterns.iter().cloned()))
                 && group.types == subscription.types
                 && group.attributes == attributes
                 && group.ordered == subscription.ordered
@@ -167,10 +174,14 @@ impl Control {
     }
 }
 
-/// Half of what is left, at least a second.
-fn half_life(expires: u64, now: SystemTime) -> Duration {
-    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    Duration::from_secs((expires.saturating_sub(now) / 2).max(1))
+/// When half of what is left is over.
+fn half_life(expires: u64, now: SystemTime) -> SystemTime {
+    now + Duration::from_secs(expires.saturating_sub(seconds(now)) / 2)
+}
+
+/// Seconds since the Unix epoch.
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 #[cfg(test)]
@@ -180,7 +191,7 @@ mod tests {
     #[test]
     fn a_token_is_renewed_at_half_of_what_is_left() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
-        assert_eq!(half_life(1000 + 86_400, now), Duration::from_secs(43_200));
-        assert_eq!(half_life(10, now), Duration::from_secs(1));
+        assert_eq!(half_life(1000 + 86_400, now), now + Duration::from_secs(43_200));
+        assert_eq!(half_life(10, now), now);
     }
 }

@@ -3,9 +3,10 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::SystemTime;
 
+use agentbus_nats::moves::Class;
 use agentbus_nats::publisher::Stored;
-
 use rustc_hash::FxBuildHasher;
 
 /// Ids of emitted events remembered for repeated settles; about 200 bytes each.
@@ -32,6 +33,8 @@ pub struct Key {
     pub source: Source,
     /// Sequence in it.
     pub seq: u64,
+    /// When it was stored: after a broker lost its store, sequences begin anew and mean other messages.
+    pub stored_at: SystemTime,
 }
 
 /// How a delivery ended.
@@ -46,7 +49,7 @@ pub enum Verdict {
     /// A dead letter is stored.
     Dead,
     /// To be dead-lettered when it comes again: the dead-letter stream was not available.
-    Rejected(String),
+    ToPark(Class, String),
     /// Taken from the agent: deadline over, or given back. Not an answer for a redelivery.
     Lost,
     /// Taken from the agent, and its successor is stored: a redelivery is one too many.
@@ -114,7 +117,7 @@ mod tests {
     use super::*;
 
     fn key(seq: u64) -> Key {
-        Key { group: "g".into(), source: Source::Events, seq }
+        Key { group: "g".into(), source: Source::Events, seq, stored_at: SystemTime::UNIX_EPOCH }
     }
 
     #[test]

@@ -7,9 +7,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use agentbus_nats::grant::Grant;
-use agentbus_nats::headers;
 use agentbus_nats::publisher::{Message, Pending, Publisher, Stored};
 use agentbus_nats::subject::{self, Lane, part};
+use agentbus_nats::{headers, msg_id};
 use agentbus_proto::event::v1::Priority;
 use agentbus_proto::{Code, EventHead, Fault, Limits, Stamp, stamp, validate};
 use agentbus_runtime::trace::{Context, Kind, Span, Tracer, semconv};
@@ -61,6 +61,8 @@ struct Inner {
     publisher: Publisher,
     namespace: String,
     agent: String,
+    /// What seals our message ids, so that nobody can claim them first.
+    secret: String,
     limits: Limits,
     scope: RwLock<Arc<Scope>>,
     tracer: Tracer,
@@ -93,6 +95,7 @@ impl Outbound {
             publisher,
             namespace: grant.namespace.clone(),
             agent: grant.agent.clone(),
+            secret: grant.secret.clone(),
             limits,
             scope: RwLock::new(Arc::new(Scope::new(grant))),
             tracer,
@@ -207,7 +210,7 @@ impl Outbound {
                 head.causation_id.clone_from(&cause.event_id);
                 add.causation_id = Some(cause.event_id.clone());
             }
-            head.hops = cause.hops + 1;
+            head.hops = cause.hops.saturating_add(1);
             add.hops = Some(head.hops);
         }
         if head.correlation_id.is_empty() {
@@ -219,7 +222,7 @@ impl Outbound {
 
     fn headers(&self, head: &EventHead, parent: &Parent, context: Context) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        headers.insert(headers::name(headers::MSG_ID), [&self.inner.agent, "/", &head.id].concat());
+        headers.insert(headers::name(headers::MSG_ID), self.seal(&head.id));
         headers.insert(headers::name(headers::TRACEPARENT), context.traceparent());
         if let Some(state) = &parent.tracestate {
             headers.insert(headers::name(headers::TRACESTATE), state.as_str());
@@ -230,6 +233,10 @@ impl Outbound {
         headers.insert(headers::name(headers::TYPE), head.r#type.as_str());
         headers.insert(headers::name(headers::CORRELATION), head.correlation_id.as_str());
         headers
+    }
+
+    fn seal(&self, id: &str) -> String {
+        msg_id::sealed(&[&self.inner.agent, "/", id].concat(), &self.inner.secret)
     }
 
     fn span(&self, topic: &str, head: &EventHead, bytes: usize, parent: &Parent) -> Span {

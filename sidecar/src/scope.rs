@@ -48,6 +48,8 @@ mod tests {
             groups: vec![],
             publish: vec!["file.*".into()],
             event_bytes_max: 1,
+            secret: String::new(),
+            group_secrets: Default::default(),
         };
         let scope = Scope::new(&grant);
         assert_eq!(scope.topic(&Address::Topic("file.found".into())).unwrap(), "file.found");

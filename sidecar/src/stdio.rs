@@ -54,6 +54,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         () = obey(&mut lines, &sidecar.hub) => {}
         signal = signals => tracing::info!(signal, "draining"),
         () = sidecar.drain_requested.cancelled() => {}
+        () = sidecar.expired.cancelled() => {
+            telemetry.shutdown().await;
+            anyhow::bail!("token expired and could not be renewed: a new start gets a new one");
+        }
     }
     // An agent that exits while we drain has nothing more to finish.
     let hub = sidecar.hub.clone();
@@ -121,6 +125,7 @@ async fn obey(lines: &mut Lines, hub: &Hub) {
     loop {
         match lines.recv().await {
             Some(Ok(line)) => match serde_json::from_str(&line) {
+                Ok(ToSidecar::Agent(AgentLife::Stopped)) => hub.agent_stopped(),
                 Ok(ToSidecar::Agent(AgentLife::Exited)) => hub.agent_exited(),
                 Ok(ToSidecar::Agent(AgentLife::Started)) => tracing::debug!("agent started"),
                 Ok(ToSidecar::Drain {}) => return,

@@ -89,6 +89,7 @@ impl Broker {
         let publish: Vec<String> = publish.iter().map(|pattern| (*pattern).to_owned()).collect();
         let spec = UserSpec { agent, public_key, groups: &names, publish: &publish };
         let (jwt, expires) = self.authority.sidecar(&spec, now()).expect("token is minted");
+        let (secret, group_secrets) = self.authority.secrets(agent, &names).expect("secrets are made");
         Grant {
             agent: agent.to_owned(),
             instance: instance.to_owned(),
@@ -99,6 +100,8 @@ impl Broker {
             groups: groups.to_vec(),
             publish,
             event_bytes_max: EVENT_BYTES_MAX,
+            secret,
+            group_secrets,
         }
     }
 
@@ -205,7 +208,9 @@ async fn start_server(dir: &Path, authority: &Authority) -> Server {
         }),
         ..ConfigOptions::default()
     };
-    Server::start(&binary.expect("a nats-server").path, dir, config, None).await.expect("nats-server starts")
+    // Through the launcher, so that a test run which is killed leaves no server behind.
+    let launcher = [crate::binary::agentbus().as_os_str(), "launch".as_ref(), "--".as_ref()].map(Into::into).into();
+    Server::start(&binary.expect("a nats-server").path, dir, config, Some(launcher)).await.expect("nats-server starts")
 }
 
 async fn connect(server: &Server, authority: &Authority) -> (Link, jetstream::Context) {

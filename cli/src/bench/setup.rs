@@ -150,6 +150,7 @@ impl Bus {
         let publish: Vec<String> = publish.iter().map(|&pattern| pattern.to_owned()).collect();
         let spec = UserSpec { agent, public_key, groups: &names, publish: &publish };
         let (jwt, expires) = self.authority.sidecar(&spec, unix_now())?;
+        let (secret, group_secrets) = self.authority.secrets(agent, &names)?;
         Ok(Grant {
             agent: agent.to_owned(),
             instance: agent.to_owned(),
@@ -160,6 +161,8 @@ impl Bus {
             groups: groups.to_vec(),
             publish,
             event_bytes_max: EVENT_BYTES_MAX,
+            secret,
+            group_secrets,
         })
     }
 

@@ -1,5 +1,6 @@
 //! The keys of an installation and the tokens made with them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use nkeys::KeyPair;
@@ -7,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{jwt, permissions};
+use crate::msg_id;
 
 /// Life of a sidecar's token: how long the data plane runs without the control plane. Renewed at half of it.
 const USER_LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -121,6 +123,23 @@ impl Authority {
             sidecars: key(&seeds.sidecars, "sidecars")?,
             namespace: seeds.namespace,
         })
+    }
+
+    /// A secret that only sidecars get, for one agent or one group: `kind` is `agent`, `group` or `control-plane`.
+    /// Derived, so that it is the same for all replicas and over restarts.
+    pub fn secret(&self, kind: &str, name: &str) -> Result<String, AuthorityError> {
+        let seed = self.sidecars.seed().map_err(|source| AuthorityError::Key { which: "sidecars", source })?;
+        Ok(msg_id::derive(&seed, &format!("{kind}:{name}")))
+    }
+
+    /// The secrets that go with a sidecar's token: its agent's, and one for each of its groups.
+    pub fn secrets(
+        &self,
+        agent: &str,
+        groups: &[String],
+    ) -> Result<(String, BTreeMap<String, String>), AuthorityError> {
+        let of_group = |group: &String| Ok((group.clone(), self.secret("group", group)?));
+        Ok((self.secret("agent", agent)?, groups.iter().map(of_group).collect::<Result<_, AuthorityError>>()?))
     }
 
     /// Public key of the system account, for the server configuration.

@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 
 use crate::names::Names;
 
+/// The end of an ack subject: deliveries, two sequences, time, pending.
+const POSITION: &str = "*.*.*.*.*";
+
 /// Template of the scoped signing key for sidecars. Tags a token may carry:
 /// `pub:<class>.*.<pattern>` what the agent may publish to, `grp:<group>` the groups it belongs to.
 pub(super) fn sidecar_template(namespace: &str) -> Value {
@@ -23,9 +26,12 @@ pub(super) fn sidecar_template(namespace: &str) -> Value {
     for (stream, consumer) in [(events, group.to_owned()), (retry, format!("{group}-retry"))] {
         publish.push(format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"));
         publish.push(format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}"));
-        publish.push(format!("$JS.ACK.{stream}.{consumer}.>"));
-        // Ack subjects of servers with `js_ack_fc_v2` name domain and account first.
-        publish.push(format!("$JS.ACK.*.*.{stream}.{consumer}.>"));
+        // Each form with exactly as many tokens as it has: with an open end, the second one would match the first form of
+        // anybody's consumer, where the stream stands in place of the domain, and settle what others hold.
+        publish.push(format!("$JS.ACK.{stream}.{consumer}.{POSITION}"));
+        // Servers with `js_ack_fc_v2` name domain and account first, and may add one token.
+        publish.push(format!("$JS.ACK.*.*.{stream}.{consumer}.{POSITION}"));
+        publish.push(format!("$JS.ACK.*.*.{stream}.{consumer}.{POSITION}.*"));
     }
     json!({
         "pub": {"allow": publish},

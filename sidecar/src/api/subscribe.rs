@@ -103,6 +103,11 @@ async fn run(mut subscription: Subscription, mut frames: Streaming<SubscribeRequ
             next = if more { frames.message().now_or_never() } else { None };
         }
         ack_all(&state, &mut acks, &tx).await;
+        // A steady stream of acks must not keep the slower settles from their turn.
+        while let Some(Some(frame)) = settles.next().now_or_never() {
+            // The agent may be gone; its settle is done all the same.
+            let _ = tx.send(Ok(frame)).await;
+        }
         match next {
             None | Some(Ok(Some(_))) => {}
             // The agent closed its side: finish what it asked for, then let it go.

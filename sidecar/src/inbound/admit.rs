@@ -3,7 +3,6 @@
 use std::time::{Duration, SystemTime};
 
 use agentbus_nats::grant::GroupGrant;
-use agentbus_nats::headers;
 use agentbus_nats::moves::{self, Class, Origin};
 use agentbus_nats::pull::Incoming;
 use agentbus_nats::subject;
@@ -15,6 +14,8 @@ use crate::memory::{Key, Memory, Source, Verdict};
 /// Early rounds of a waiting retry raise the broker's delivery count too (facts: verified.md §9); this many are
 /// forgiven before a retry counts as crashing.
 const EARLY_ROUNDS_MAX: u64 = 10;
+/// Longest wait asked of the broker at once: what is written further ahead is looked at again then.
+const WAIT_MAX: Duration = Duration::from_secs(366 * 86_400);
 
 /// What to do with a message.
 #[derive(Debug, PartialEq)]
@@ -49,18 +50,18 @@ pub fn admit(incoming: &Incoming, group: &GroupGrant, key: &Key, memory: &Memory
     if key.source == Source::Retry
         && let Some(left) = moves::wait(incoming, now)
     {
-        return Admission::Wait(left);
+        return Admission::Wait(left.min(WAIT_MAX));
     }
     match memory.verdict(key) {
         Some(Verdict::Acked | Verdict::Nacked | Verdict::Dead | Verdict::Moved) => return Admission::Done("reacked"),
-        Some(Verdict::Rejected(reason)) => return Admission::Dead(Class::Rejected, reason.clone()),
+        Some(Verdict::ToPark(class, cause)) => return Admission::Dead(*class, cause.clone()),
         Some(Verdict::Lost | Verdict::Later) | None => {}
     }
     let head = match EventHead::decode(&incoming.payload) {
         Ok(head) => head,
         Err(fault) => return Admission::Dead(Class::Undecodable, fault.message),
     };
-    if !is_genuine(incoming, &head.source) {
+    if !is_genuine(incoming, key.source, &head.source) {
         return Admission::Done("forged");
     }
     if let Some(expired) = expired(&head, now) {
@@ -72,12 +73,13 @@ pub fn admit(incoming: &Incoming, group: &GroupGrant, key: &Key, memory: &Memory
     deliver(incoming, group, key.source, head)
 }
 
-/// Whether the source is the sender whose name the broker checked, in the subject on which the event was first stored.
-fn is_genuine(incoming: &Incoming, source: &str) -> bool {
-    if headers::get(Some(&incoming.headers), headers::ORIGIN).is_none() {
-        return subject::sender(&incoming.subject) == Some(source);
+/// Whether the source is the sender whose name the broker checked. On the events stream that is the subject's, whatever
+/// a header says; a retry names the subject of its original, and only the group's own members can write it.
+fn is_genuine(incoming: &Incoming, stream: Source, source: &str) -> bool {
+    match stream {
+        Source::Events => subject::sender(&incoming.subject) == Some(source),
+        Source::Retry => subject::sender(&Origin::of(incoming).subject) == Some(source),
     }
-    subject::sender(&Origin::of(incoming).subject) == Some(source)
 }
 
 /// Expiry is decided by who pulls: the broker would drop unread events without a word.
@@ -142,7 +144,7 @@ mod tests {
     }
 
     fn key(source: Source) -> Key {
-        Key { group: "readers".into(), source, seq: 7 }
+        Key { group: "readers".into(), source, seq: 7, stored_at: SystemTime::UNIX_EPOCH }
     }
 
     fn check(incoming: &Incoming, group: &GroupGrant) -> Admission {
@@ -222,5 +224,29 @@ mod tests {
         let at = |now| admit(&retry, &group(), &key(Source::Retry), &Memory::new(8), now);
         assert!(matches!(at(now), Admission::Wait(left) if left > Duration::from_secs(3)));
         assert!(matches!(at(now + Duration::from_secs(5)), Admission::Deliver(fresh) if fresh.attempt == 3));
+    }
+
+    #[test]
+    fn a_header_cannot_lend_another_senders_name() {
+        let mut forged = incoming(&Event { source: "boss".into(), ..event() });
+        forged.headers.insert(headers::ORIGIN, "AB_default_EVENTS/1/ab.default.n.boss.topic.-.notes.created");
+        assert_eq!(check(&forged, &group()), Admission::Done("forged"));
+    }
+
+    #[test]
+    fn an_expiry_before_all_calendars_is_an_expiry() {
+        let expires = Some(prost_types::Timestamp { seconds: -1_000_000_000_000, nanos: 0 });
+        let delivery = Some(DeliveryOptions { dead_letter_if_expired: true, ..Default::default() });
+        let odd = Event { expires, delivery, ..event() };
+        assert!(matches!(check(&incoming(&odd), &group()), Admission::Dead(Class::Expired, _)));
+    }
+
+    #[test]
+    fn a_new_message_under_an_old_sequence_is_new() {
+        let mut memory = Memory::new(8);
+        memory.remember(key(Source::Events), Verdict::Acked);
+        let later = Key { stored_at: SystemTime::UNIX_EPOCH + Duration::from_secs(1), ..key(Source::Events) };
+        let admission = admit(&incoming(&event()), &group(), &later, &memory, SystemTime::now());
+        assert!(matches!(admission, Admission::Deliver(_)));
     }
 }

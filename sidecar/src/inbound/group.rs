@@ -19,19 +19,33 @@ use crate::memory::Source;
 
 /// Retries asked for at once: early ones go straight back, so a few suffice.
 const RETRY_PULL_MAX: usize = 256;
+/// Before a group that failed is started again.
+const AGAIN_WAIT: Duration = Duration::from_secs(1);
 /// Open requests are withdrawn when nobody has asked for this long: longer than an agent needs between two polls.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// Messages taken in at once when they are there: locks and wake-ups are shared by so many.
 const BATCH_MAX: usize = 128;
 
+/// Runs a group until stopped, and again if it fails: a group that stands still would be a silent loss.
+pub(super) async fn keep(hub: Hub, group: Arc<GroupGrant>, poke: Arc<Notify>, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        // A task of its own, so that a panic ends this round only.
+        let round = tokio::spawn(run(hub.clone(), group.clone(), poke.clone(), stop.clone())).await;
+        match round {
+            Ok(Ok(())) => return,
+            Ok(Err(fault)) => tracing::warn!(group = %group.name, %fault, "group stopped, starting it again"),
+            Err(error) => tracing::error!(group = %group.name, %error, "group failed, starting it again"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(AGAIN_WAIT) => {}
+        }
+    }
+}
+
 /// Runs until stopped.
-pub(super) async fn run(
-    hub: Hub,
-    group: Arc<GroupGrant>,
-    poke: Arc<Notify>,
-    stop: CancellationToken,
-) -> Result<(), Fault> {
+async fn run(hub: Hub, group: Arc<GroupGrant>, poke: Arc<Notify>, stop: CancellationToken) -> Result<(), Fault> {
     loop {
         while hub.table().demand(&group.name) == 0 {
             tokio::select! {

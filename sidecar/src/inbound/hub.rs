@@ -1,7 +1,7 @@
 //! The owner of everything inbound: the table, the group loops, the clock tick, and the way to the broker.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use agentbus_nats::ack::{self, Answer};
@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use super::admit::{Admission, admit};
 use super::group;
-use super::table::{Command, Gone, Held, Outgoing, Table};
+use super::table::{Command, Extend, Gone, Held, Outgoing, Table};
 use crate::memory::{Key, Source};
 use crate::metrics::Metrics;
 use crate::outbound::Outbound;
@@ -78,6 +78,8 @@ struct Inner {
     options: Options,
     table: Mutex<Table>,
     groups: Mutex<HashMap<Arc<str>, Running>>,
+    /// What seals the successors' ids, by group.
+    secrets: RwLock<BTreeMap<String, String>>,
     /// The group loops, and what ends them: first of all in a drain.
     loops: TaskTracker,
     intake: CancellationToken,
@@ -101,6 +103,7 @@ impl Hub {
             options,
             table: Mutex::new(Table::new(options.memory_entries_max)),
             groups: Mutex::default(),
+            secrets: RwLock::default(),
             loops: TaskTracker::new(),
             intake: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -114,7 +117,15 @@ impl Hub {
 
     /// Takes a renewed grant: starts new groups, restarts changed ones.
     pub fn renew(&self, grant: &Grant) {
+        *self.inner.secrets.write().unwrap_or_else(PoisonError::into_inner) = grant.group_secrets.clone();
         let mut groups = self.groups();
+        groups.retain(|name, running| {
+            let stays = grant.groups.iter().any(|group| *group.name == **name);
+            if !stays {
+                running.stop.cancel();
+            }
+            stays
+        });
         for group in &grant.groups {
             let name: Arc<str> = group.name.as_str().into();
             if groups.get(&name).is_some_and(|running| *running.grant == *group) {
@@ -125,12 +136,7 @@ impl Hub {
             }
             let grant = Arc::new(group.clone());
             let (poke, stop) = (Arc::new(Notify::new()), self.inner.intake.child_token());
-            let run = group::run(self.clone(), grant.clone(), poke.clone(), stop.clone());
-            self.inner.loops.spawn(async move {
-                if let Err(fault) = run.await {
-                    tracing::error!(%fault, "group stopped");
-                }
-            });
+            self.inner.loops.spawn(group::keep(self.clone(), grant.clone(), poke.clone(), stop.clone()));
             groups.insert(name, Running { grant, poke, stop });
         }
     }
@@ -203,6 +209,14 @@ impl Hub {
         self.after_all();
     }
 
+    /// The agent process was stopped on purpose: its deliveries go back at once, and nobody is to blame.
+    pub fn agent_stopped(&self) {
+        let commands = self.table().give_all_back();
+        tracing::info!(deliveries = commands.len(), "agent stopped, deliveries given back");
+        self.spawn(commands);
+        self.after_all();
+    }
+
     /// Deliveries held.
     pub fn held(&self) -> usize {
         self.table().len()
@@ -246,7 +260,11 @@ impl Hub {
         {
             let (mut table, now) = (self.table(), SystemTime::now());
             for incoming in batch {
-                let key = Key { group: name.clone(), source, seq: incoming.receipt.seq };
+                let receipt = &incoming.receipt;
+                let key = Key { group: name.clone(), source, seq: receipt.seq, stored_at: receipt.stored_at };
+                if table.renew(&key, receipt, Instant::now()) {
+                    continue;
+                }
                 match admit(&incoming, group, &key, &table.memory, now) {
                     Admission::Deliver(fresh) if fresh.at_most_once => {
                         answers.push((incoming.receipt.subject.clone(), Answer::Ack));
@@ -293,7 +311,8 @@ impl Hub {
         }
     }
 
-    fn after_all(&self) {
+    /// After anything that freed credit: it is credit for all groups of its subscriber.
+    pub(super) fn after_all(&self) {
         self.group_names().iter().for_each(|name| self.after(name));
     }
 
@@ -361,12 +380,21 @@ impl Hub {
 
     async fn keep_leases(self) {
         let mut tick = tokio::time::interval(self.inner.options.tick);
+        let mut generation = self.link().generation();
         loop {
             tokio::select! {
                 () = self.inner.stop.cancelled() => return,
                 _ = tick.tick() => {}
             }
-            let commands = self.table().tick(Instant::now());
+            // While the connection is away nothing can be extended; when it is back everything is, at once.
+            let now = self.link().generation();
+            let extend = match now {
+                0 => Extend::Nothing,
+                now if now != generation => Extend::Everything,
+                _ => Extend::Due,
+            };
+            generation = if now == 0 { generation } else { now };
+            let commands = self.table().tick(Instant::now(), extend);
             self.metrics().in_flight.set(self.held() as i64);
             self.metrics().broker_connected.set(i64::from(self.link().is_up()));
             self.metrics().held_bytes.set(self.table().bytes() as i64);
@@ -395,13 +423,16 @@ impl Hub {
             Command::Fail(held, cause) => {
                 self.metrics().delivery(&held.key.group, "lost");
                 self.failed_alone(&held, &cause, None).await;
-                self.after(&held.key.group);
+                self.after_all();
             }
         }
     }
 
     pub(super) async fn answer(&self, subject: &async_nats::Subject, answer: Answer) {
-        ack::answer(&self.link().client, subject, answer).await;
+        // An answer that is lost is given again when the message comes again; waiting for a connection would block all.
+        if self.link().is_up() {
+            ack::answer(&self.link().client, subject, answer).await;
+        }
     }
 
     pub(super) fn table(&self) -> MutexGuard<'_, Table> {
@@ -410,6 +441,12 @@ impl Hub {
 
     fn groups(&self) -> MutexGuard<'_, HashMap<Arc<str>, Running>> {
         self.inner.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What seals the ids of a group's successors.
+    pub(super) fn secret(&self, group: &str) -> String {
+        let secrets = self.inner.secrets.read().unwrap_or_else(PoisonError::into_inner);
+        secrets.get(group).cloned().unwrap_or_default()
     }
 
     pub(super) fn names(&self) -> &Names {

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use agentbus_nats::ack::Answer;
+use agentbus_nats::headers;
 use agentbus_nats::moves::{self, Class, Mover};
 use agentbus_proto::{Code, Fault};
 use agentbus_runtime::trace::{Context, Kind, Span, semconv};
@@ -25,11 +26,13 @@ pub enum Moved {
     Dead,
     /// It stays where it is and comes again after a delay.
     InPlace,
+    /// Its dead letter could not be stored: it comes again after a delay, and is parked then, not handed out.
+    Stalled,
 }
 
 impl Hub {
-    fn mover<'a>(&'a self, group: &'a str) -> Mover<'a> {
-        Mover { namespace: self.namespace(), group, agent: self.agent() }
+    fn mover<'a>(&'a self, group: &'a str, secret: &'a str) -> Mover<'a> {
+        Mover { namespace: self.namespace(), group, agent: self.agent(), secret }
     }
 
     /// A failed attempt: the next one after a back-off, or the end of them.
@@ -38,7 +41,10 @@ impl Hub {
         if attempt >= held.fresh.attempts_max {
             return match self.dead(held, Class::Exhausted, cause).await {
                 Ok(()) => Moved::Dead,
-                Err(_) => self.stay(held, STALLED_WAIT).await,
+                Err(_) => {
+                    self.stay(held, STALLED_WAIT).await;
+                    Moved::Stalled
+                }
             };
         }
         let backoff = held.group.policy.backoff();
@@ -52,8 +58,15 @@ impl Hub {
         span.attr(semconv::AGENTBUS_ATTEMPT, i64::from(attempt) + 1);
         let trace = span.context().traceparent();
         let due = SystemTime::now() + delay;
-        let copy =
-            moves::retry(self.mover(&held.key.group), &held.incoming, attempt + 1, due, Some(cause), Some(&trace));
+        let secret = self.secret(&held.key.group);
+        let copy = moves::retry(
+            self.mover(&held.key.group, &secret),
+            &held.incoming,
+            attempt + 1,
+            due,
+            Some(cause),
+            Some(&trace),
+        );
         match self.publisher().store(copy).await {
             Ok(_) => {
                 self.answer(&held.incoming.receipt.subject, Answer::Ack).await;
@@ -70,9 +83,12 @@ impl Hub {
 
     /// The same for one that was taken from its agent; a redelivery of what was moved is one too many.
     pub(super) async fn failed_alone(&self, held: &Held, cause: &str, wait: Option<Duration>) {
-        if self.failed(held, cause, wait).await != Moved::InPlace {
-            self.table().memory.remember(held.key.clone(), Verdict::Moved);
-        }
+        let verdict = match self.failed(held, cause, wait).await {
+            Moved::InPlace => return,
+            Moved::Stalled => to_park(Class::Exhausted, cause),
+            Moved::Retried | Moved::Dead => Verdict::Moved,
+        };
+        self.table().memory.remember(held.key.clone(), verdict);
     }
 
     /// A crash of whoever held it. The broker counts it for events; a retry copy counts by its attempts, because its
@@ -102,8 +118,19 @@ impl Hub {
             self.answer(&held.incoming.receipt.subject, Answer::Nak(None)).await;
             return;
         }
-        let now = SystemTime::now();
-        let copy = moves::retry(self.mover(&held.key.group), &held.incoming, held.fresh.attempt, now, None, None);
+        let mut returned = 0;
+        if held.worked(Instant::now()).is_some() {
+            // An agent that takes it and leaves, again and again, must not go on for ever.
+            returned = 1 + moves::returned(&held.incoming);
+            if returned > held.group.policy.crash_limit {
+                let cause = format!("given back {returned} times without an answer");
+                return self.failed_alone(held, &cause, None).await;
+            }
+        }
+        let (now, secret) = (SystemTime::now(), self.secret(&held.key.group));
+        let mover = self.mover(&held.key.group, &secret);
+        let mut copy = moves::retry(mover, &held.incoming, held.fresh.attempt, now, None, None);
+        copy.headers.insert(headers::RETURNED, returned.to_string());
         let answer = match self.publisher().store(copy).await {
             Ok(_) => {
                 self.table().memory.remember(held.key.clone(), Verdict::Moved);
@@ -137,7 +164,8 @@ impl Hub {
         trace: Option<Context>,
     ) -> Result<(), Fault> {
         let trace = trace.map(|context| context.traceparent());
-        let letter = moves::dead_letter(self.mover(group), incoming, attempts, class, cause, trace.as_deref());
+        let secret = self.secret(group);
+        let letter = moves::dead_letter(self.mover(group, &secret), incoming, attempts, class, cause, trace.as_deref());
         match self.publisher().store(letter).await {
             Ok(_) => {
                 self.answer(&incoming.receipt.subject, Answer::Ack).await;
@@ -162,7 +190,7 @@ impl Hub {
         class: Class,
         cause: &str,
     ) {
-        let parent = agentbus_nats::headers::get(Some(&incoming.headers), agentbus_nats::headers::TRACEPARENT);
+        let parent = headers::get(Some(&incoming.headers), headers::TRACEPARENT);
         let parent = parent.and_then(Context::parse);
         let mut span = self.tracer().start(Kind::Producer, "dead_letter", parent.as_ref(), &[], None);
         span.attr(semconv::ERROR_TYPE, class.as_str());
@@ -197,4 +225,9 @@ impl Hub {
             self.metrics().process_seconds.observe(worked.as_secs_f64());
         }
     }
+}
+
+/// What is remembered of a dead letter that could not be stored.
+pub(super) fn to_park(class: Class, cause: &str) -> Verdict {
+    Verdict::ToPark(class, headers::clean(cause, headers::CAUSE_BYTES_MAX))
 }

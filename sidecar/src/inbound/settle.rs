@@ -10,7 +10,7 @@ use agentbus_runtime::trace::Kind;
 use bytes::Bytes;
 
 use super::hub::Hub;
-use super::moves::Moved;
+use super::moves::{Moved, to_park};
 use super::table::{Held, Missing};
 use crate::memory::{Source, Verdict};
 use crate::outbound::{Cause, Parent, fail};
@@ -94,7 +94,9 @@ impl Hub {
         }
         for same in ended.chunk_by(|one, next| one.key.group == next.key.group) {
             self.metrics().deliveries_ended(&same[0].key.group, "acked", same.len() as u64);
-            self.after(&same[0].key.group);
+        }
+        if !ended.is_empty() {
+            self.after_all();
         }
         let mut answers = Vec::with_capacity(missing.len());
         for (id, why) in missing {
@@ -147,6 +149,7 @@ impl Hub {
             Moved::Retried => Verdict::Nacked,
             Moved::Dead => Verdict::Dead,
             Moved::InPlace => Verdict::Later,
+            Moved::Stalled => to_park(Class::Exhausted, cause),
         };
         (Settled::default(), verdict, "nacked")
     }
@@ -206,7 +209,7 @@ impl Hub {
                 Ok(Settled { emitted, deadline: None })
             }
             (Some(Verdict::Nacked | Verdict::Later), How::Nack { .. })
-            | (Some(Verdict::Dead | Verdict::Rejected(_)), How::Reject { .. } | How::Nack { .. }) => {
+            | (Some(Verdict::Dead | Verdict::ToPark(..)), How::Reject { .. } | How::Nack { .. }) => {
                 Ok(Settled::default())
             }
             (Some(_), _) => Err(Fault::new(
@@ -233,7 +236,7 @@ impl Hub {
                 Answer::Nak(Some(retry_after.unwrap_or(Duration::from_secs(2)).min(RETRY_AFTER_MAX)))
             }
             How::Reject { reason } => {
-                self.table().memory.remember(key, Verdict::Rejected(reason.clone()));
+                self.table().memory.remember(key, to_park(Class::Rejected, reason));
                 Answer::Nak(None)
             }
             How::Extend { .. } => Answer::Progress,
@@ -253,7 +256,7 @@ impl Hub {
             return None;
         };
         let group = self.group_name(group)?;
-        Some(crate::memory::Key { group, source, seq: receipt.seq })
+        Some(crate::memory::Key { group, source, seq: receipt.seq, stored_at: receipt.stored_at })
     }
 
     fn settle_span(&self, held: &Held, operation: &'static str) -> agentbus_runtime::trace::Span {
@@ -275,7 +278,7 @@ impl Drop for Settling<'_> {
         let held = self.hub.table().settled(self.id, self.verdict.take());
         if let Some(held) = held {
             self.hub.observe(&held);
-            self.hub.after(&held.key.group);
+            self.hub.after_all();
         }
     }
 }

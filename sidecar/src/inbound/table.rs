@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agentbus_nats::ack::Answer;
+use agentbus_nats::ack::{Answer, Receipt};
 use agentbus_nats::grant::GroupGrant;
 use agentbus_nats::pull::Incoming;
 use agentbus_proto::Fault;
@@ -101,6 +101,17 @@ impl Held {
     }
 }
 
+/// Which leases a look at the table extends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extend {
+    /// None: the broker cannot be reached.
+    Nothing,
+    /// Those that were not extended for a while.
+    Due,
+    /// All: the connection is new, and what was sent on the old one may be lost.
+    Everything,
+}
+
 /// What is to be done after a look at the table.
 pub enum Command {
     /// Answer the broker on this ack subject.
@@ -125,6 +136,7 @@ type Id = Arc<str>;
 
 /// All deliveries, subscribers and the ack memory of one sidecar.
 pub struct Table {
+    // A quick hash will do: ids are sealed here and keys come from the broker, so nobody outside can choose them.
     held: HashMap<Id, Box<Held>, FxBuildHasher>,
     by_key: HashMap<Key, Id, FxBuildHasher>,
     ready: BTreeMap<Arc<str>, VecDeque<Id>>,
@@ -259,8 +271,15 @@ impl Table {
         ids.iter().filter_map(|id| self.lose(id)).map(Command::GiveBack).collect()
     }
 
-    /// Takes a message in under its delivery id. A message that is held already only renews its lease: the broker had
-    /// lost patience, the agent is still at work.
+    /// A message that is held already only renews its lease: the broker had lost patience, the agent is still at work.
+    pub fn renew(&mut self, key: &Key, receipt: &Receipt, now: Instant) -> bool {
+        let Some(held) = self.by_key.get(key).and_then(|id| self.held.get_mut(id)) else { return false };
+        held.incoming.receipt = receipt.clone();
+        held.extended = now;
+        true
+    }
+
+    /// Takes a message in under its delivery id; one that is held is only renewed.
     pub fn insert(
         &mut self,
         id: String,
@@ -270,9 +289,7 @@ impl Table {
         group: Arc<GroupGrant>,
         now: Instant,
     ) {
-        if let Some(held) = self.by_key.get(&key).and_then(|id| self.held.get_mut(id)) {
-            held.incoming.receipt = incoming.receipt;
-            held.extended = now;
+        if self.renew(&key, &incoming.receipt, now) {
             return;
         }
         let (id, name): (Id, _) = (id.into(), key.group.clone());
@@ -383,7 +400,7 @@ impl Table {
     }
 
     /// Looks after all leases: extends, ends those over their deadline, returns what nobody asks for.
-    pub fn tick(&mut self, now: Instant) -> Vec<Command> {
+    pub fn tick(&mut self, now: Instant, extend: Extend) -> Vec<Command> {
         let mut commands = Vec::new();
         let mut over = Vec::new();
         let mut idle = Vec::new();
@@ -393,7 +410,12 @@ impl Table {
                 State::Waiting if now.duration_since(held.taken) >= LINGER => idle.push(id.clone()),
                 _ => {}
             }
-            if now.duration_since(held.extended) >= EXTEND_EVERY && !held.fresh.at_most_once {
+            let due = match extend {
+                Extend::Nothing => false,
+                Extend::Due => now.duration_since(held.extended) >= EXTEND_EVERY,
+                Extend::Everything => true,
+            };
+            if due && !held.fresh.at_most_once {
                 held.extended = now;
                 commands.push(Command::Answer(held.incoming.receipt.subject.clone(), Answer::Progress));
             }
@@ -408,7 +430,8 @@ impl Table {
         }
         for id in idle {
             let Some(group) = self.held.get(&id).map(|held| held.key.group.clone()) else { continue };
-            let asked = self.subscribers.values().any(|s| s.credit > 0 && s.groups.contains(&group));
+            // Somebody who is busy does not ask: another member may be free.
+            let asked = self.subscribers.values().any(|s| s.out < s.credit && s.groups.contains(&group));
             if !asked && let Some(held) = self.lose(&id) {
                 commands.push(Command::GiveBack(held));
             }

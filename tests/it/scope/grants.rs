@@ -38,7 +38,10 @@ async fn an_agent_may_do_its_work() {
     a.link.client.publish_with_reply(next, "_INBOX.a.a.pull", r#"{"batch":1}"#.into()).await.unwrap();
     let reply = within(pulled.next()).await.unwrap().reply.expect("a delivery");
     a.allowed(&reply, "+ACK").await;
+    // Both forms of ack subjects: as this server writes them, and with domain and account.
     a.allowed("$JS.ACK.AB_default_RETRY.ga-retry.1.1.1.1.0", "+WPI").await;
+    a.allowed("$JS.ACK.hub.hash.AB_default_RETRY.ga-retry.1.1.1.1.0", "+WPI").await;
+    a.allowed("$JS.ACK.hub.hash.AB_default_EVENTS.ga.1.1.1.1.0.token", "+WPI").await;
     let left = until("ack", || async {
         let state = broker.state("ga").await;
         if state.in_flight == 0 { Ok(state.lag) } else { Err(state) }
@@ -132,6 +135,36 @@ async fn the_jetstream_api_is_closed_but_for_the_own_consumers() {
     a.refused("$JS.API.DIRECT.GET.AB_default_EVENTS.ab.default.>", "").await;
     a.refused("$JS.FC.AB_default_EVENTS.x", "").await;
     assert_eq!(broker.state("ga").await.lag, 0);
+}
+
+#[tokio::test]
+async fn nobody_settles_or_takes_what_another_group_holds() {
+    let World { broker, mut a } = World::start().await;
+    let mut b = Caller::agent(&broker, "b", &["gb"], &["notes.>"]).await;
+    b.ask("ab.default.n.b.topic.-.notes.created", "one").await;
+    b.ask("ab.default.n.b.topic.-.notes.created", "two").await;
+    let mut held = b.link.client.subscribe("_INBOX.b.b.pull").await.unwrap();
+    let next = "$JS.API.CONSUMER.MSG.NEXT.AB_default_EVENTS.gb";
+    b.link.client.publish_with_reply(next, "_INBOX.b.b.pull", r#"{"batch":1}"#.into()).await.unwrap();
+    let delivery = within(held.next()).await.unwrap().reply.expect("a delivery");
+    // An ack subject of `gb` in which the own stream and group stand where numbers are expected.
+    let disguised = [
+        "$JS.ACK.AB_default_EVENTS.gb.AB_default_EVENTS.ga.1.1.1",
+        "$JS.ACK.AB_default_EVENTS.gb.AB_default_EVENTS.ga.1.1.1.1",
+        "$JS.ACK.AB_default_RETRY.gb-retry.AB_default_RETRY.ga-retry.1.1.1",
+        "$JS.ACK.AB_default_EVENTS.ga.1.1.1.1.0.1",
+        "$JS.ACK.AB_default_EVENTS.ga.1.1.1.1",
+        "$JS.ACK.AB_default_EVENTS.ga",
+        "$JS.ACK.hub.hash.AB_default_EVENTS.ga.1.1.1.1.0.1.1",
+        delivery.as_str(),
+    ];
+    for subject in disguised {
+        for word in ["+NXT", "+ACK", "-NAK", "+TERM", "+WPI"] {
+            a.refused(subject, word).await;
+        }
+    }
+    let state = broker.state("gb").await;
+    assert_eq!((state.in_flight, state.lag, state.redelivered), (1, 1, 0), "untouched: {state:?}");
 }
 
 #[tokio::test]

@@ -27,7 +27,8 @@ impl Fixture {
             ack_deadline: Duration::from_secs(60),
             at_most_once: false,
         };
-        let key = Key { group: "readers".into(), source: Source::Events, seq };
+        let key =
+            Key { group: "readers".into(), source: Source::Events, seq, stored_at: std::time::SystemTime::UNIX_EPOCH };
         self.table.insert(id.clone(), incoming, Box::new(fresh), key, self.group.clone(), self.start);
         id
     }
@@ -107,9 +108,9 @@ fn a_deadline_passed_is_a_failure_and_an_extension_moves_it() {
     f.dispatch();
     let later = f.start + Duration::from_secs(59);
     f.table.extend("id1", Duration::from_secs(30), later).unwrap();
-    let commands = f.table.tick(f.start + Duration::from_secs(61));
+    let commands = f.table.tick(f.start + Duration::from_secs(61), Extend::Due);
     assert!(commands.iter().all(|command| matches!(command, Command::Answer(_, Answer::Progress))));
-    let commands = f.table.tick(f.start + Duration::from_secs(90));
+    let commands = f.table.tick(f.start + Duration::from_secs(90), Extend::Due);
     assert!(
         commands.iter().any(|command| matches!(command, Command::Fail(_, cause) if cause.contains("ack deadline")))
     );
@@ -119,23 +120,22 @@ fn a_deadline_passed_is_a_failure_and_an_extension_moves_it() {
 }
 
 #[test]
-fn leases_are_extended_also_for_what_waits() {
+fn a_lease_is_extended_well_before_the_broker_loses_patience() {
     let mut f = fixture();
     let (_id, _rx) = f.subscribe(1);
     f.put(1);
-    f.put(2);
     f.dispatch();
-    assert_eq!(f.table.tick(f.start + Duration::from_secs(2)).len(), 0);
-    assert_eq!(f.table.tick(f.start + Duration::from_secs(3)).len(), 2);
-    assert_eq!(f.table.tick(f.start + Duration::from_secs(4)).len(), 0);
+    assert_eq!(f.table.tick(f.start + Duration::from_secs(2), Extend::Due).len(), 0);
+    assert_eq!(f.table.tick(f.start + Duration::from_secs(3), Extend::Due).len(), 1);
+    assert_eq!(f.table.tick(f.start + Duration::from_secs(4), Extend::Due).len(), 0);
 }
 
 #[test]
 fn what_nobody_asks_for_goes_back_soon() {
     let mut f = fixture();
     f.put(1);
-    assert!(f.table.tick(f.start + Duration::from_secs(1)).is_empty());
-    let commands = f.table.tick(f.start + LINGER);
+    assert!(f.table.tick(f.start + Duration::from_secs(1), Extend::Due).is_empty());
+    let commands = f.table.tick(f.start + LINGER, Extend::Due);
     assert!(matches!(commands.as_slice(), [Command::GiveBack(_)]));
 }
 
@@ -184,7 +184,12 @@ fn bytes_held_bound_what_is_asked_for() {
 fn what_was_acked_under_an_older_id_is_not_handed_out() {
     let mut f = fixture();
     f.put(1);
-    f.table.acked_elsewhere(Key { group: "readers".into(), source: Source::Events, seq: 1 });
+    f.table.acked_elsewhere(Key {
+        group: "readers".into(),
+        source: Source::Events,
+        seq: 1,
+        stored_at: std::time::SystemTime::UNIX_EPOCH,
+    });
     let (_id, mut rx) = f.subscribe(1);
     f.dispatch();
     assert!(received(&mut rx).is_empty() && f.table.is_empty());
@@ -216,4 +221,26 @@ fn an_answer_that_never_left_puts_its_deliveries_back_in_order() {
     f.table.unhand(&ids);
     f.dispatch();
     assert_eq!(received(&mut rx), ["id1", "id2"]);
+}
+
+#[test]
+fn after_an_outage_everything_is_extended_and_during_one_nothing() {
+    let mut f = fixture();
+    let (_id, _rx) = f.subscribe(1);
+    f.put(1);
+    f.dispatch();
+    assert_eq!(f.table.tick(f.start + Duration::from_secs(9), Extend::Nothing).len(), 0);
+    assert_eq!(f.table.tick(f.start + Duration::from_secs(9), Extend::Everything).len(), 1);
+    assert_eq!(f.table.tick(f.start + Duration::from_secs(10), Extend::Everything).len(), 1);
+}
+
+#[test]
+fn what_waits_behind_a_busy_agent_goes_to_others_soon() {
+    let mut f = fixture();
+    let (_id, _rx) = f.subscribe(1);
+    f.put(1);
+    f.put(2);
+    f.dispatch();
+    let commands = f.table.tick(f.start + LINGER, Extend::Due);
+    assert!(matches!(commands.as_slice(), [Command::GiveBack(held)] if held.key.seq == 2));
 }
