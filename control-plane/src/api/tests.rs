@@ -310,6 +310,22 @@ async fn a_redrive_is_stored_once_per_decision_and_guarded() {
 }
 
 #[tokio::test]
+async fn facts_of_an_audit_stream_that_was_lost_are_forgotten() {
+    let bench = Bench::start().await;
+    bench.give_up(1, "readers", Class::Exhausted, "boom", 0, event()).await;
+    bench.give_up(2, "readers", Class::Exhausted, "boom", 0, event()).await;
+    let api = bench.serve().await;
+    api.redrive(json!({"seqs": [1]})).await;
+    assert_eq!(seqs(&api.get::<Page>("/v1/dead-letters").await), [2]);
+    bench.context.delete_stream(bench.names.audit()).await.unwrap();
+    plan::apply(&bench.context, &bench.names, &sizes()).await.unwrap();
+    assert_eq!(seqs(&api.get::<Page>("/v1/dead-letters").await), [1, 2]);
+    // The new fact has the number of the old one.
+    api.redrive(json!({"seqs": [2]})).await;
+    assert_eq!(seqs(&api.get::<Page>("/v1/dead-letters").await), [1]);
+}
+
+#[tokio::test]
 async fn to_the_origin_it_is_the_same_event_again() {
     let bench = Bench::start().await;
     bench.event(ORIGIN, event()).await;

@@ -1,11 +1,13 @@
 //! Which dead letters have been redriven: a fold of the facts `dead_letter.redriven.v1` in the audit stream.
 //!
 //! A stream message cannot be marked, so the mark is a fact beside it. The fold goes on where it stopped; facts are small
-//! and never removed, so nothing is read twice.
+//! and never removed, so nothing is read twice. A stream that was made again has other facts under the same numbers: then
+//! the fold begins anew.
 
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 
 /// Name of the fact, below `aba.<ns>.`.
 pub(super) const REDRIVEN: &str = "dead_letter.redriven.v1";
@@ -67,12 +69,24 @@ pub(super) struct Fact {
 pub(super) struct Facts {
     /// Last sequence of the audit stream that was looked at.
     pub seen: u64,
+    /// When the stream was made whose facts these are.
+    created: Option<OffsetDateTime>,
     redriven: HashMap<u64, Redriven>,
 }
 
 impl Facts {
     pub(super) fn of(&self, dlq_seq: u64) -> Option<Redriven> {
         self.redriven.get(&dlq_seq).cloned()
+    }
+
+    /// Compares with the stream as it is now: one that is another, or lost its end, is read from the start.
+    pub(super) fn of_stream(&mut self, created: OffsetDateTime, last_seq: u64) {
+        let other = self.created.is_some_and(|known| known != created);
+        if other || last_seq < self.seen {
+            tracing::warn!(seen = self.seen, last_seq, "the audit stream was made again: reading it from the start");
+            *self = Self::default();
+        }
+        self.created = Some(created);
     }
 
     /// Takes the fact stored at `seq`; one that was taken before, or cannot be read, changes nothing.
@@ -122,5 +136,24 @@ mod tests {
         let last = facts.of(7).unwrap();
         assert_eq!((last.count, last.new_seq, facts.seen), (2, 2, 5));
         assert_eq!(facts.of(8), None);
+    }
+
+    #[test]
+    fn a_stream_made_again_is_read_from_the_start() {
+        let (first, second) = (OffsetDateTime::UNIX_EPOCH, OffsetDateTime::UNIX_EPOCH + time::Duration::SECOND);
+        let mut facts = Facts::default();
+        facts.of_stream(first, 9);
+        facts.take(5, &fact(7, 1));
+        let check = |facts: &mut Facts, created, last_seq, kept: bool| {
+            facts.of_stream(created, last_seq);
+            assert_eq!((facts.of(7).is_some(), facts.seen), (kept, if kept { 5 } else { 0 }), "{last_seq}");
+        };
+        check(&mut facts, first, 9, true);
+        check(&mut facts, first, 5, true);
+        check(&mut facts, first, 4, false);
+        facts.take(5, &fact(7, 1));
+        check(&mut facts, second, 9, false);
+        facts.take(5, &fact(7, 1));
+        check(&mut facts, second, 9, true);
     }
 }

@@ -181,6 +181,8 @@ impl DeadLetters {
     pub(super) async fn refresh(&self, facts: &mut Facts) -> Result<(), Fault> {
         let name = self.names.audit();
         let stream = self.context.get_stream_no_info(&name).await.map_err(|error| unreadable(&name, &error))?;
+        let info: Info = stream.get_info().await.map_err(|error| unreadable(&name, &error))?;
+        facts.of_stream(info.created, info.state.last_sequence);
         let wanted = subject::audit(self.names.namespace(), REDRIVEN);
         loop {
             match stream.direct_get_next_for_subject(wanted.as_str(), Some(facts.seen + 1)).await {
