@@ -188,7 +188,9 @@ impl Unit {
     fn agent_exited(&mut self, success: bool, now: Instant, random01: f64) -> Vec<Command> {
         let mut commands = Vec::new();
         if self.sidecar == Sidecar::Ready {
-            commands.push(Command::TellSidecar(AgentLife::Exited));
+            // What an agent held that was stopped on purpose is no crash of those events.
+            let life = if self.stopping { AgentLife::Stopped } else { AgentLife::Exited };
+            commands.push(Command::TellSidecar(life));
         }
         if self.stopping {
             self.agent = Agent::Stopped;
@@ -260,6 +262,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
     const STARTED: Command = Command::TellSidecar(AgentLife::Started);
     const EXITED: Command = Command::TellSidecar(AgentLife::Exited);
+    const STOPPED: Command = Command::TellSidecar(AgentLife::Stopped);
 
     struct Bench {
         unit: Unit,
@@ -304,7 +307,7 @@ mod tests {
         let mut bench = Bench::with(Policy::Always, 3).running();
         bench.check(Event::Stop, &[Command::StopAgent], "running");
         bench.check(Event::Stop, &[], "running");
-        bench.check(FAILED, &[EXITED, Command::DrainSidecar], "stopped");
+        bench.check(FAILED, &[STOPPED, Command::DrainSidecar], "stopped");
         bench.check(Event::SidecarExited, &[Command::Finish], "stopped");
         assert_eq!(bench.unit.next_tick(), None);
     }
