@@ -162,7 +162,8 @@ async fn wishes_beyond_the_rights_are_refused_with_their_reason() {
         let refused = ask(&other, "other", verb, wish).await.unwrap_err();
         assert!(refused.contains(expected), "{verb}: {refused}");
     };
-    check("subscribe", Some(group("report", "everything.>")), "INVALID_ADDRESS: group `report` is declared").await;
+    check("subscribe", Some(group("report", "everything.>")), "SCOPE_DENIED: group `report` is declared").await;
+    check("subscribe", Some(group("report", "file.checked")), "SCOPE_DENIED: group `report` is declared").await;
     check("subscribe", Some(group("readers", "@me")), "INVALID_ADDRESS: pattern `@me`").await;
     check("subscribe", None, "`group` is missing").await;
     check("explode", None, "does not know the verb `explode`").await;

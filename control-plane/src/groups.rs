@@ -4,6 +4,10 @@
 //! running agent (`POST /v1/subscriptions`); they are kept in the registry so that a restart knows them. Within a
 //! namespace any agent may read any topic: the namespace is the trust zone, and only publishing is scoped. A group means
 //! the same to all its members: who asks for a known name with other patterns is refused, unless the group is its own.
+//!
+//! Reading is free, taking part is not: a member acks and gives up what the whole group is owed, and writes retries and
+//! dead letters in its name. So a declared group is open to the agents that declare it, and to the person; all others are
+//! refused with `SCOPE_DENIED`. A group that was only joined is open to whoever asks for it as it is.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +20,7 @@ use crate::spec::{AgentSpec, Project, Subscription};
 /// Agent name of the person at the keyboard: may publish everywhere.
 pub const PERSON: &str = "me";
 
-/// Most joined groups of one agent: each is a tag in its token and eight permissions on the broker.
+/// Most joined groups of one agent: each is a tag in its token and twelve permissions on the broker.
 pub const JOINED_GROUPS_MAX: usize = 64;
 /// Most patterns, types or attributes of a joined group: they become filters on the broker, or checks per event.
 pub const GROUP_PARTS_MAX: usize = 64;
@@ -88,8 +92,12 @@ impl Groups {
     pub fn decide(&self, agent: &str, wish: GroupGrant) -> Result<GroupGrant, Fault> {
         let member = self.members.get(agent).ok_or_else(|| unknown(agent))?;
         check(&wish)?;
-        let declared = self.members.values().flat_map(|member| &member.declared).find(|group| group.name == wish.name);
+        let named = |group: &&GroupGrant| group.name == wish.name;
+        let declared = self.members.values().flat_map(|member| &member.declared).find(named);
         if let Some(known) = declared {
+            if agent != PERSON && !member.declared.iter().any(|own| named(&own)) {
+                return Err(closed(agent, known));
+            }
             return if alike(known, &wish) {
                 Ok(known.clone())
             } else {
@@ -191,6 +199,15 @@ fn taken(known: &GroupGrant, why: &str) -> Fault {
     Fault::new(Code::InvalidAddress, message)
 }
 
+fn closed(agent: &str, known: &GroupGrant) -> Fault {
+    let name = &known.name;
+    let message = format!(
+        "group `{name}` is declared in the project file and agent `{agent}` is not in it: declare it there too, or name \
+         another group"
+    );
+    Fault::new(Code::ScopeDenied, message)
+}
+
 pub(crate) fn unknown(agent: &str) -> Fault {
     Fault::new(Code::ScopeDenied, format!("agent `{agent}` is not declared here"))
 }
@@ -251,10 +268,13 @@ mod tests {
         };
         let ordered = GroupGrant { ordered: true, ..wish("report", &["audit.>", "file.checked"]) };
         check(&groups, "report", ordered.clone(), None);
-        check(&groups, "other", ordered.clone(), None);
+        check(&groups, PERSON, ordered.clone(), None);
         let wordy = GroupGrant { ordered: true, ..wish("report", &["audit.>", "audit.started", "file.checked"]) };
-        check(&groups, "other", wordy, None);
-        check(&groups, "other", wish("report", &["audit.>", "file.checked"]), Some(Code::InvalidAddress));
+        check(&groups, "report", wordy, None);
+        check(&groups, "report", wish("report", &["audit.>", "file.checked"]), Some(Code::InvalidAddress));
+        // Whoever is not declared a member stays outside, however well it knows the definition.
+        check(&groups, "other", ordered, Some(Code::ScopeDenied));
+        check(&groups, "other", wish("report", &["more"]), Some(Code::ScopeDenied));
         check(&groups, "report", wish("report", &["more"]), Some(Code::InvalidAddress));
         check(&groups, "stranger", wish("readers", &["a"]), Some(Code::ScopeDenied));
         check(&groups, "other", wish("Readers", &["a"]), Some(Code::InvalidAddress));
