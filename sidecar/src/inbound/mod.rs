@@ -1,11 +1,12 @@
 //! The way in: from the broker to the agent and back as an answer.
 //!
 //! `group` pulls by demand → `admit` decides what a message is → `table` holds it under a lease and hands it out by
-//! credit → `settle` takes the agent's answer → `moves` stores a retry or a dead letter before the broker is told.
+//! credit (`hand`) → `settle` takes the agent's answer → `moves` stores a retry or a dead letter before the broker is told.
 //! `hub` owns all of it. Deciding (`admit`, `table`) takes time as an argument and does nothing by itself.
 
 pub mod admit;
 mod group;
+mod hand;
 pub mod hub;
 mod moves;
 mod settle;
