@@ -54,15 +54,16 @@ impl Step {
     }
 }
 
-/// The table as the nats CLI reads it (`nats stream add --config`), one object per stream.
+/// The table as the nats CLI reads it (`nats stream add --config`), one object per stream. For a broker with the usual
+/// `max_payload`, as none is asked.
 pub fn table(names: &Names, sizes: &Sizes) -> Result<Vec<Value>, serde_json::Error> {
-    topology::streams(names, sizes).iter().map(serde_json::to_value).collect()
+    topology::streams(names, sizes, topology::BROKER_BYTES_MAX).iter().map(serde_json::to_value).collect()
 }
 
 /// What applying would do to the streams.
 pub async fn plan(context: &jetstream::Context, names: &Names, sizes: &Sizes) -> Result<Vec<Step>, Fault> {
     let mut steps = Vec::new();
-    for wanted in topology::streams(names, sizes) {
+    for wanted in wanted(context, names, sizes) {
         let name = wanted.name.clone();
         steps.push(match existing(context, &name).await? {
             None => Step::Create { name },
@@ -82,7 +83,7 @@ pub async fn plan(context: &jetstream::Context, names: &Names, sizes: &Sizes) ->
 /// Makes the streams and the registry as the table says; returns what was done.
 pub async fn apply(context: &jetstream::Context, names: &Names, sizes: &Sizes) -> Result<Vec<Step>, Fault> {
     let steps = plan(context, names, sizes).await?;
-    for wanted in topology::streams(names, sizes) {
+    for wanted in wanted(context, names, sizes) {
         let Some(step) = steps.iter().find(|step| step_name(step) == wanted.name) else { continue };
         let name = wanted.name.clone();
         match step {
@@ -99,6 +100,12 @@ pub async fn apply(context: &jetstream::Context, names: &Names, sizes: &Sizes) -
     let bucket = registry.bucket.clone();
     context.create_or_update_key_value(registry).await.map_err(|error| refused(&bucket, "create", &error))?;
     Ok(steps)
+}
+
+/// The streams for the broker at hand: how large a message may be follows from what it takes itself.
+fn wanted(context: &jetstream::Context, names: &Names, sizes: &Sizes) -> Vec<stream::Config> {
+    let told = context.client().server_info().max_payload;
+    topology::streams(names, sizes, if told == 0 { topology::BROKER_BYTES_MAX } else { told })
 }
 
 fn step_name(step: &Step) -> &str {
@@ -179,7 +186,7 @@ mod tests {
     #[test]
     fn only_our_fields_make_a_difference() {
         let names = Names::new("default");
-        let wanted = topology::streams(&names, &Sizes::default()).remove(0);
+        let wanted = topology::streams(&names, &Sizes::default(), topology::BROKER_BYTES_MAX).remove(0);
         let mut found = wanted.clone();
         found.metadata.insert("_nats.ver".into(), "2.15.2".into());
         assert_eq!(diff(&wanted, &found).unwrap(), []);
@@ -187,5 +194,8 @@ mod tests {
         let changes = diff(&wanted, &found).unwrap();
         assert_eq!(changes.len(), 1);
         assert_eq!(changes[0].field, "max_bytes");
+        let unlimited = stream::Config { max_message_size: -1, ..wanted.clone() };
+        let changes = diff(&wanted, &unlimited).unwrap();
+        assert_eq!((changes.len(), changes[0].field.as_str()), (1, "max_msg_size"));
     }
 }

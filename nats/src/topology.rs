@@ -63,8 +63,18 @@ pub const ACK_WAIT: Duration = Duration::from_secs(10);
 /// largest credit of a busy sidecar.
 pub const ACK_PENDING_MAX: i64 = 20_000;
 
-/// All streams of a namespace, in the order in which they are made.
-pub fn streams(names: &Names, sizes: &Sizes) -> Vec<stream::Config> {
+/// Largest message of a nats-server that was not told otherwise, in bytes.
+pub const BROKER_BYTES_MAX: usize = MIB as usize;
+
+/// Room for what a move to the next stream adds in headers, in bytes: events → retry → dead letters. A copy adds less than
+/// 2 KiB (where it came from, why it failed, when), so whatever the broker took into one stream fits into the next.
+/// Agents are held to 8 KiB less than the first, which is for the headers of the event itself.
+const ROOM: [i32; 2] = [8 * 1024, 4 * 1024];
+
+/// All streams of a namespace, in the order in which they are made. `broker_bytes_max` is the broker's `max_payload`.
+pub fn streams(names: &Names, sizes: &Sizes, broker_bytes_max: usize) -> Vec<stream::Config> {
+    let within = |room: i32| i32::try_from(broker_bytes_max).unwrap_or(i32::MAX).saturating_sub(room).max(1);
+    let [events_bytes_max, retry_bytes_max] = ROOM.map(within);
     let ns = names.namespace();
     let base = |name: String, subjects: &str, bytes: i64, description: &str| stream::Config {
         name,
@@ -86,10 +96,12 @@ pub fn streams(names: &Names, sizes: &Sizes) -> Vec<stream::Config> {
         stream::Config {
             allow_atomic_publish: true,
             allow_batch_publish: true,
+            max_message_size: events_bytes_max,
             ..base(names.events(), &format!("ab.{ns}.>"), sizes.events_bytes_max, "agentbus events, the history")
         },
         stream::Config {
             retention: stream::RetentionPolicy::WorkQueue,
+            max_message_size: retry_bytes_max,
             ..base(names.retry(), &format!("abr.{ns}.>"), sizes.retry_bytes_max, "agentbus events waiting for a retry")
         },
         base(names.dead_letters(), &format!("abd.{ns}.>"), sizes.dead_letter_bytes_max, "agentbus dead letters"),
@@ -112,7 +124,8 @@ pub fn registry(names: &Names, sizes: &Sizes) -> kv::Config {
 /// Key of consumer metadata that says a consumer is ours.
 pub const METADATA_GROUP: &str = "agentbus.group";
 
-/// The durable consumer of a group on the events stream. New groups start at the end of the stream.
+/// The durable consumer of a group on the events stream. It starts at the end of the stream unless it is made again, see
+/// [`crate::consumers::Start`].
 pub fn events_consumer(names: &Names, group: &GroupGrant) -> Result<consumer::pull::Config, Fault> {
     let filters = pattern::filters(names.namespace(), &group.patterns)?;
     Ok(consumer::pull::Config {
@@ -154,11 +167,22 @@ mod tests {
 
     #[test]
     fn nothing_expires_and_nothing_is_pushed_out() {
-        for stream in streams(&Names::new("default"), &Sizes::default()) {
+        for stream in streams(&Names::new("default"), &Sizes::default(), BROKER_BYTES_MAX) {
             assert_eq!(stream.max_age, Duration::ZERO, "{}", stream.name);
             assert_eq!(stream.discard, stream::DiscardPolicy::New, "{}", stream.name);
             assert!(!stream.allow_rollup && !stream.allow_message_ttl, "{}", stream.name);
         }
+    }
+
+    #[test]
+    fn what_one_stream_takes_fits_into_the_next() {
+        let limits = |broker| {
+            let streams = streams(&Names::new("default"), &Sizes::default(), broker);
+            streams.iter().map(|stream| stream.max_message_size).collect::<Vec<_>>()
+        };
+        assert_eq!(limits(BROKER_BYTES_MAX), [1_040_384, 1_044_480, -1, -1]);
+        assert_eq!(limits(8 << 20)[0], 8_380_416);
+        assert_eq!(limits(0)[0], 1, "never without a limit");
     }
 
     #[test]
