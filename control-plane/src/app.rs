@@ -23,6 +23,7 @@ use crate::base::{self, Base};
 use crate::control::Responder;
 use crate::dead_letters::redrive_secret;
 use crate::grants::Grants;
+use crate::keeper::Keeper;
 use crate::reconcile::Health;
 use crate::spec::Project;
 use crate::status::InstanceStatus;
@@ -78,12 +79,12 @@ impl ControlPlane {
         let listener = base::bind(options.listen).await?;
         let (audit, audit_service) = Audit::new(&options.project.namespace);
         let (base, reconciler) = Base::reach(&options, &audit).await?;
-        let grants = Arc::clone(&reconciler.grants);
+        let (grants, keeper) = (Arc::clone(&reconciler.grants), Arc::clone(&reconciler.keeper));
         let services = Shutdown::new();
         let (tasks, stop) = (Tasks::new(services.clone()), services.token());
         // Whoever stops waiting for this start leaves nothing behind.
         let unfinished = stop.clone().drop_guard();
-        start_responder(&tasks, &base, &grants).await?;
+        start_responder(&tasks, &base, &grants, keeper).await?;
         tasks.spawn("audit", OnFailure::Log, endless(audit_service.run(base.publisher.clone(), stop.clone())));
         let (poke, (health_tx, health)) = (Arc::new(Notify::new()), watch::channel(None));
         tasks.spawn("reconciler", OnFailure::Log, endless(reconciler.run(poke.clone(), health_tx, stop.clone())));
@@ -150,12 +151,13 @@ impl Drop for ControlPlane {
     }
 }
 
-async fn start_responder(tasks: &Tasks, base: &Base, grants: &Arc<Grants>) -> Result<(), Fault> {
+async fn start_responder(tasks: &Tasks, base: &Base, grants: &Arc<Grants>, keeper: Arc<Keeper>) -> Result<(), Fault> {
     let responder = Responder {
         link: base.link.clone(),
         context: base.context.clone(),
         names: base.names.clone(),
         grants: Arc::clone(grants),
+        keeper,
         registry: base.registry.clone(),
     };
     let requests = responder.listen().await?;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use agentbus_nats::connect::{self, Identity, Link};
 use agentbus_nats::names::Names;
 use agentbus_nats::publisher::{self, Publisher};
-use agentbus_nats::{consumers, subject};
+use agentbus_nats::subject;
 use agentbus_proto::{Code, Fault};
 use async_nats::jetstream;
 use tokio::net::TcpListener;
@@ -18,6 +18,7 @@ use crate::app::Options;
 use crate::audit::Audit;
 use crate::grants::{self, Common, Grants};
 use crate::groups::{Groups, PERSON};
+use crate::keeper::Keeper;
 use crate::reconcile::Reconciler;
 use crate::registry::Registry;
 
@@ -53,13 +54,17 @@ impl Base {
             names: names.clone(),
             sizes: options.sizes,
             grants: Arc::clone(&grants),
+            keeper: Arc::new(Keeper::new(context.clone(), names.clone())),
             audit: audit.clone(),
         };
-        topology(&reconciler, deadline).await?;
+        let events_made = topology(&reconciler, deadline).await?;
         let registry = Registry::open(&context, &names).await?;
         restore(&grants, &registry, options).await?;
-        for group in grants.all_groups() {
-            consumers::ensure(&context, &names, &group).await?;
+        let groups = grants.all_groups();
+        reconciler.keeper.pass(&groups, events_made).await?;
+        for group in &groups {
+            // They may be declared in another way than in an earlier run.
+            reconciler.keeper.ensure(group).await?;
         }
         let publisher = Publisher::start(link.clone(), publisher::Options::default()).await?;
         Ok((Self { link, context, names, publisher, registry }, reconciler))
@@ -106,7 +111,7 @@ fn grants(options: &Options, link: &Link) -> Grants {
 }
 
 /// JetStream may need a moment after the broker accepts connections.
-async fn topology(reconciler: &Reconciler, deadline: Instant) -> Result<(), Fault> {
+async fn topology(reconciler: &Reconciler, deadline: Instant) -> Result<bool, Fault> {
     loop {
         match reconciler.streams().await {
             Err(fault) if fault.code == Code::BrokerDown && Instant::now() < deadline => {

@@ -10,13 +10,14 @@ use std::time::Duration;
 use agentbus_nats::connect::Link;
 use agentbus_nats::grant::{ControlReply, ControlRequest, Grant, GroupGrant};
 use agentbus_nats::names::Names;
-use agentbus_nats::{consumers, subject};
+use agentbus_nats::subject;
 use agentbus_proto::{Code, Fault};
 use async_nats::jetstream;
 use futures_util::StreamExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::grants::Grants;
+use crate::keeper::Keeper;
 use crate::registry::Registry;
 
 /// Control-plane replicas share the requests.
@@ -30,12 +31,14 @@ const HANDLING_MAX: Duration = Duration::from_secs(4);
 pub struct Responder {
     /// The control plane's connection.
     pub link: Link,
-    /// For making consumers.
+    /// On the same connection.
     pub context: jetstream::Context,
     /// Names of the namespace.
     pub names: Names,
     /// Issues the answers.
     pub grants: Arc<Grants>,
+    /// Makes their consumers.
+    pub keeper: Arc<Keeper>,
     /// Remembers joined groups.
     pub registry: Registry,
 }
@@ -115,7 +118,7 @@ impl Responder {
     /// The order matters: the consumers exist before anybody is told that they may be used.
     async fn join(&self, agent: &str, wish: GroupGrant) -> Result<(), Fault> {
         let group = self.grants.groups().decide(agent, wish)?;
-        consumers::ensure(&self.context, &self.names, &group).await?;
+        self.keeper.ensure(&group).await?;
         let joined = {
             let mut groups = self.grants.groups();
             groups.joined_now(agent, group);

@@ -1,7 +1,8 @@
 //! Brings the broker back in line with what is wanted: streams, registry, consumers of all groups.
 //!
 //! Takes no input, is idempotent, runs on a tick, when poked and after every reconnect. A broker that lost its store gets
-//! everything again; what it had is gone, but nobody has to restart anything. It never deletes.
+//! everything again; what it had is gone, but nobody has to restart anything, and what is sent again meanwhile is read. It
+//! never deletes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,6 @@ use agentbus_nats::connect::Link;
 use agentbus_nats::names::Names;
 use agentbus_nats::plan::{self, Step};
 use agentbus_nats::topology::Sizes;
-use agentbus_nats::{consumers, grant::GroupGrant};
 use agentbus_proto::{Code, Fault};
 use async_nats::jetstream;
 use serde_json::json;
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::Audit;
 use crate::grants::Grants;
+use crate::keeper::Keeper;
 
 /// How soon a lost consumer is noticed without anybody poking.
 const TICK: Duration = Duration::from_secs(5);
@@ -40,6 +41,8 @@ pub struct Reconciler {
     pub sizes: Sizes,
     /// Knows the groups.
     pub grants: Arc<Grants>,
+    /// Keeps their consumers.
+    pub keeper: Arc<Keeper>,
     /// Remembers what was changed.
     pub audit: Audit,
 }
@@ -47,35 +50,26 @@ pub struct Reconciler {
 impl Reconciler {
     /// One pass. Errors name the first thing that could not be done.
     pub async fn pass(&self) -> Result<(), Fault> {
-        self.streams().await?;
-        for group in self.grants.all_groups() {
-            self.group(&group).await?;
+        let events_made = self.streams().await?;
+        for group in self.keeper.pass(&self.grants.all_groups(), events_made).await? {
+            tracing::warn!(group, "consumers were missing on the broker and were made again");
         }
         Ok(())
     }
 
-    /// Streams and registry. Looks first, too: an update that changes nothing is still a write.
-    pub async fn streams(&self) -> Result<(), Fault> {
+    /// Streams and registry; tells whether the events stream was made just now. Looks first: an update that changes nothing
+    /// is still a write.
+    pub async fn streams(&self) -> Result<bool, Fault> {
         let steps = plan::plan(&self.context, &self.names, &self.sizes).await?;
         if !steps.iter().any(Step::changes_something) {
-            return Ok(());
+            return Ok(false);
         }
         let steps = plan::apply(&self.context, &self.names, &self.sizes).await?;
         let changed: Vec<&Step> = steps.iter().filter(|step| step.changes_something()).collect();
         tracing::info!(changes = changed.len(), "streams brought in line");
         self.audit.record("topology.applied.v1", json!({"by": "control-plane", "steps": changed}));
-        Ok(())
-    }
-
-    /// Looks first: making a consumer that is there costs the broker more than a look.
-    async fn group(&self, group: &GroupGrant) -> Result<(), Fault> {
-        let there = consumers::states(&self.context, &self.names, std::slice::from_ref(&group.name)).await;
-        if there.is_ok() {
-            return Ok(());
-        }
-        consumers::ensure(&self.context, &self.names, group).await?;
-        tracing::warn!(group = group.name, "consumers were missing on the broker and were made again");
-        Ok(())
+        let events = self.names.events();
+        Ok(steps.iter().any(|step| matches!(step, Step::Create { name } if *name == events)))
     }
 
     /// Passes until `stop`.

@@ -1,0 +1,70 @@
+//! Keeps the consumers of all groups on the broker, and knows how far each group had come.
+//!
+//! A consumer that is made again (it was deleted, or the broker lost its store) goes on where its group was: starting at the
+//! end of the stream would leave out what publishers sent, or sent again, before anybody noticed. The positions are kept in
+//! memory: a control plane that was away itself makes missing consumers in an old stream as new ones.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use agentbus_nats::consumers::{self, EventsStream, Position};
+use agentbus_nats::grant::GroupGrant;
+use agentbus_nats::names::Names;
+use agentbus_proto::Fault;
+use async_nats::jetstream;
+
+/// The keeper. Groups are bounded by what agents may declare and join.
+pub struct Keeper {
+    context: jetstream::Context,
+    names: Names,
+    known: Mutex<HashMap<String, Position>>,
+}
+
+impl Keeper {
+    /// `context` needs the control plane's rights.
+    pub fn new(context: jetstream::Context, names: Names) -> Self {
+        Self { context, names, known: Mutex::default() }
+    }
+
+    /// Makes or updates the consumers of a group that is declared or joined.
+    pub async fn ensure(&self, group: &GroupGrant) -> Result<(), Fault> {
+        let stream = consumers::events_stream(&self.context, &self.names).await?;
+        self.make(group, stream, false).await
+    }
+
+    /// One pass over all groups: makes what is missing, notes where the others are. `stream_made`: the events stream was
+    /// made just now. Returns the groups whose consumers were made. Looks first: making a consumer that is there costs the
+    /// broker more than a look.
+    pub async fn pass(&self, groups: &[GroupGrant], stream_made: bool) -> Result<Vec<String>, Fault> {
+        let mut made = Vec::new();
+        let stream = consumers::events_stream(&self.context, &self.names).await?;
+        for group in groups {
+            match consumers::position(&self.context, &self.names, &group.name, stream).await? {
+                Some(position) => self.note(&group.name, position),
+                None => {
+                    self.make(group, stream, stream_made).await?;
+                    made.push(group.name.clone());
+                }
+            }
+        }
+        Ok(made)
+    }
+
+    async fn make(&self, group: &GroupGrant, stream: EventsStream, stream_made: bool) -> Result<(), Fault> {
+        let start = consumers::start(self.position(&group.name), stream, stream_made);
+        consumers::ensure_from(&self.context, &self.names, group, start).await?;
+        // So that it is known from now on, not only from the next pass on.
+        if let Some(position) = consumers::position(&self.context, &self.names, &group.name, stream).await? {
+            self.note(&group.name, position);
+        }
+        Ok(())
+    }
+
+    fn position(&self, group: &str) -> Option<Position> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(group).copied()
+    }
+
+    fn note(&self, group: &str, position: Position) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(group.to_owned(), position);
+    }
+}
