@@ -85,6 +85,12 @@ pub async fn answer(client: &Client, subject: &Subject, answer: Answer) {
     }
 }
 
+/// Acks and waits until the broker says so; false when it did not within 2 s. For what must never come twice.
+pub async fn confirmed(client: &Client, subject: &Subject) -> bool {
+    let asked = client.request(subject.clone(), Answer::Ack.payload());
+    matches!(tokio::time::timeout(2 * SEND_WAIT, asked).await, Ok(Ok(_)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -21,7 +21,7 @@ pub struct Outcome {
 pub struct GroupOutcome {
     /// Group name.
     pub group: String,
-    /// `acked`, `nacked`, `rejected`, `expired`, `filtered`, `forged`, `reacked`, `lost`, `given_back`.
+    /// `acked`, `nacked`, `rejected`, `expired`, `filtered`, `forged`, `reacked`, `lost`, `crashed`, `given_back`.
     pub outcome: &'static str,
 }
 

@@ -41,7 +41,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        // Twice the broker's bound on unsettled deliveries of a group: whatever can come again is still known.
+        // Twice the bound on unsettled deliveries of one group: with few groups, whatever can come again is still known.
         Self { memory_entries_max: 40_000, tick: Duration::from_millis(250) }
     }
 }
@@ -263,10 +263,7 @@ impl Hub {
                     continue;
                 }
                 match admit(&incoming, group, &key, &table.memory, now) {
-                    Admission::Deliver(fresh) if fresh.at_most_once => {
-                        answers.push((incoming.receipt.subject.clone(), Answer::Ack));
-                        at_most_once.push((incoming, fresh, key));
-                    }
+                    Admission::Deliver(fresh) if fresh.at_most_once => at_most_once.push((incoming, fresh, key)),
                     Admission::Deliver(fresh) => {
                         let id = self.seal().seal(&incoming.receipt);
                         table.insert(id, incoming, fresh, key, group.clone(), Instant::now());
@@ -291,8 +288,12 @@ impl Hub {
         for (subject, answer) in answers {
             self.answer(&subject, answer).await;
         }
-        // At most once: the broker forgets these before the agent sees them.
+        // At most once: the agent sees these only after the broker has said that it forgot them. Without its word they
+        // come again, or never: both is at most once.
         for (incoming, fresh, key) in at_most_once {
+            if !ack::confirmed(&self.link().client, &incoming.receipt.subject).await {
+                continue;
+            }
             let id = self.seal().seal(&incoming.receipt);
             self.table().insert(id, incoming, fresh, key, group.clone(), Instant::now());
         }
