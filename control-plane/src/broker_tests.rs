@@ -173,6 +173,37 @@ async fn wishes_beyond_the_rights_are_refused_with_their_reason() {
 }
 
 #[tokio::test]
+async fn one_agent_that_asks_too_much_hears_so_and_holds_up_nobody() {
+    let scene = Scene::new().await;
+    let (report, other) = (scene.sidecar("report").await, scene.sidecar("other").await);
+    let mut answers = other.client.subscribe("_INBOX.other.flood").await.unwrap();
+    let control = subject::control("default", "other", "subscribe");
+    for number in 0..200 {
+        let payload = request(&other, "other", Some(group(&format!("g{}", number % 50), "notes.>")));
+        other.client.publish_with_reply(control.clone(), "_INBOX.other.flood", payload.into()).await.unwrap();
+    }
+    other.client.flush().await.unwrap();
+    let asked = std::time::Instant::now();
+    ask(&report, "report", "renew", None).await.unwrap();
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    let mut limited = 0;
+    for _ in 0..200 {
+        let answer = tokio::time::timeout(WAIT, answers.next()).await.unwrap().unwrap();
+        match serde_json::from_slice(&answer.payload).unwrap() {
+            ControlReply::Error { code, .. } if code == "RATE_LIMITED" => limited += 1,
+            ControlReply::Error { code, message } => panic!("{code}: {message}"),
+            ControlReply::Grant(_) => {}
+        }
+    }
+    assert!((1..200).contains(&limited), "{limited}");
+    let huge = vec![b' '; 64 * 1024 + 1];
+    let control = subject::control("default", "other", "renew");
+    let refused = other.client.request(control, huge.into()).await.unwrap();
+    assert!(String::from_utf8_lossy(&refused.payload).contains("TOO_LARGE"), "{refused:?}");
+    ask(&other, "other", "renew", None).await.unwrap();
+}
+
+#[tokio::test]
 async fn nobody_else_gets_an_answer() {
     let scene = Scene::new().await;
     let (admin, other) = (scene.admin().await, scene.sidecar("other").await);

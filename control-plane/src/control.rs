@@ -1,8 +1,11 @@
 //! Answers sidecars on `abc.<ns>.<agent>.<verb>`: `renew` for a new token, `subscribe` to join a group.
 //!
 //! The agent token of the subject is authenticated by the broker. The reply subject is not, and this process may publish
-//! anywhere: so it answers only below `_INBOX.<agent>.`, or a sidecar could write through it. Requests are handled one
-//! after the other, each within a bound: joining changes shared state, and a renewal takes microseconds.
+//! anywhere: so it answers only below `_INBOX.<agent>.`, or a sidecar could write through it.
+//!
+//! Requests are taken from the subscription at once, so nothing piles up there. Those of one agent are handled one after
+//! the other, each within a bound, and one that asks too much hears `RATE_LIMITED`; it holds up nobody else. Joining
+//! changes shared state: that is done by one at a time, while renewals, which take microseconds, go on.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,17 +17,20 @@ use agentbus_nats::subject;
 use agentbus_proto::{Code, Fault};
 use async_nats::jetstream;
 use futures_util::StreamExt;
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::grants::Grants;
 use crate::keeper::Keeper;
 use crate::registry::Registry;
+use crate::turns::{Turns, WAITING_MAX};
 
 /// Control-plane replicas share the requests.
 const QUEUE_GROUP: &str = "control-plane";
 /// Largest request: a group with all its parts fits many times.
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
-/// Longest time for one request: the broker makes a consumer within milliseconds, and a sidecar waits 5 s for its answer.
+/// Longest time for one request, its wait for others included: the broker makes a consumer within milliseconds, and a sidecar waits 5 s for its answer.
 const HANDLING_MAX: Duration = Duration::from_secs(4);
 
 /// The responder.
@@ -57,41 +63,81 @@ impl Responder {
 
     /// Answers until `stop`. The subscription outlives reconnects.
     pub async fn run(self, mut requests: async_nats::Subscriber, stop: CancellationToken) -> Result<(), Fault> {
+        let desk = Arc::new(Desk { responder: self, turns: Arc::default(), joining: Mutex::default() });
+        // Dropped with this future: at the end nobody waits for an answer any more.
+        let mut under_way = JoinSet::new();
         loop {
             let request = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
+                Some(_) = under_way.join_next() => continue,
                 request = requests.next() => request,
             };
             let Some(request) = request else {
                 return Err(Fault::new(Code::BrokerDown, "the subscription for sidecars' requests ended"));
             };
-            self.respond(request).await;
+            desk.accept(request, &mut under_way).await;
         }
     }
+}
 
-    async fn respond(&self, request: async_nats::Message) {
-        let mut tokens = request.subject.split('.').skip(2);
-        let (Some(agent), Some(verb)) = (tokens.next(), tokens.next()) else { return };
-        let Some(reply) = request.reply.as_ref().filter(|reply| may_answer(agent, reply)) else {
-            tracing::warn!(
-                agent,
-                verb,
-                reply = request.reply.as_deref(),
-                "request not answered: its reply subject is not the agent's inbox"
-            );
-            return;
+/// A request that may be answered.
+struct Asked {
+    agent: String,
+    verb: String,
+    reply: async_nats::Subject,
+    payload: bytes::Bytes,
+}
+
+/// The responder at work.
+struct Desk {
+    responder: Responder,
+    turns: Arc<Turns>,
+    /// Held while a group is joined.
+    joining: Mutex<()>,
+}
+
+impl Desk {
+    /// Refuses at once what must not wait or be kept; everything else gets its turn in a task of its own, of which there
+    /// are at most `WAITING_MAX` per agent.
+    async fn accept(self: &Arc<Self>, request: async_nats::Message, under_way: &mut JoinSet<()>) {
+        let Some(asked) = asked(request) else { return };
+        if asked.payload.len() > REQUEST_BYTES_MAX {
+            let length = asked.payload.len();
+            let why = format!("the request has {length} bytes; at most {REQUEST_BYTES_MAX} are read");
+            return self.answer(&asked, Err(Fault::new(Code::TooLarge, why))).await;
+        }
+        let Some(place) = self.turns.place(&asked.agent) else {
+            let why = format!("agent `{}` has {WAITING_MAX} requests under way; ask again later", asked.agent);
+            return self.answer(&asked, Err(Fault::new(Code::RateLimited, why))).await;
         };
-        let handled = tokio::time::timeout(HANDLING_MAX, self.handle(agent, verb, &request.payload)).await;
-        let late = || Fault::new(Code::BrokerDown, "the broker did not answer the control plane in time");
-        let answer = match handled.unwrap_or_else(|_| Err(late())) {
+        let desk = Arc::clone(self);
+        under_way.spawn(async move {
+            let handled = async {
+                let _turn = place.turn().await;
+                desk.handle(&asked.agent, &asked.verb, &asked.payload).await
+            };
+            let late = || Fault::new(Code::BrokerDown, "the broker did not answer the control plane in time");
+            let handled = tokio::time::timeout(HANDLING_MAX, handled).await.unwrap_or_else(|_| Err(late()));
+            desk.answer(&asked, handled).await;
+        });
+    }
+
+    async fn answer(&self, asked: &Asked, handled: Result<Grant, Fault>) {
+        let Asked { agent, verb, reply, .. } = asked;
+        let answer = match handled {
             Ok(grant) => ControlReply::Grant(Box::new(grant)),
             Err(fault) => {
-                tracing::info!(agent, verb, error = %fault, "request refused");
+                // A flood of requests must not become one of lines.
+                match fault.code {
+                    Code::RateLimited => tracing::debug!(agent, verb, error = %fault, "request refused"),
+                    _ => tracing::info!(agent, verb, error = %fault, "request refused"),
+                }
                 ControlReply::refused(fault.code, fault.message)
             }
         };
+        let client = &self.responder.link.client;
         let sent = match serde_json::to_vec(&answer) {
-            Ok(bytes) => self.link.client.publish(reply.clone(), bytes.into()).await.map_err(|error| error.to_string()),
+            Ok(bytes) => client.publish(reply.clone(), bytes.into()).await.map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
         if let Err(error) = sent {
@@ -112,19 +158,35 @@ impl Responder {
                 return Err(Fault::new(Code::InvalidAddress, why));
             }
         }
-        self.grants.issue(agent, &request.instance, &request.public_key)
+        self.responder.grants.issue(agent, &request.instance, &request.public_key)
     }
 
     /// The order matters: the consumers exist before anybody is told that they may be used.
     async fn join(&self, agent: &str, wish: GroupGrant) -> Result<(), Fault> {
-        let group = self.grants.groups().decide(agent, wish)?;
-        self.keeper.ensure(&group).await?;
+        let _alone = self.joining.lock().await;
+        let Responder { grants, keeper, registry, .. } = &self.responder;
+        let group = grants.groups().decide(agent, wish)?;
+        keeper.ensure(&group).await?;
         let joined = {
-            let mut groups = self.grants.groups();
+            let mut groups = grants.groups();
             groups.joined_now(agent, group);
             groups.joined(agent).to_vec()
         };
-        self.registry.put_joined(agent, &joined).await
+        registry.put_joined(agent, &joined).await
+    }
+}
+
+/// A request with an address that may be answered; others are dropped with a word in the log.
+fn asked(request: async_nats::Message) -> Option<Asked> {
+    let mut tokens = request.subject.split('.').skip(2);
+    let (agent, verb) = (tokens.next()?.to_owned(), tokens.next()?.to_owned());
+    match request.reply {
+        Some(reply) if may_answer(&agent, &reply) => Some(Asked { agent, verb, reply, payload: request.payload }),
+        reply => {
+            let reply = reply.as_deref();
+            tracing::warn!(agent, verb, reply, "request not answered: its reply subject is not the agent's inbox");
+            None
+        }
     }
 }
 
@@ -136,10 +198,6 @@ fn may_answer(agent: &str, reply: &str) -> bool {
 }
 
 fn read(payload: &[u8]) -> Result<ControlRequest, Fault> {
-    if payload.len() > REQUEST_BYTES_MAX {
-        let why = format!("the request has {} bytes; at most {REQUEST_BYTES_MAX} are read", payload.len());
-        return Err(Fault::new(Code::TooLarge, why));
-    }
     serde_json::from_slice(payload)
         .map_err(|error| Fault::new(Code::InvalidAddress, format!("unreadable request: {error}")))
 }
@@ -167,9 +225,8 @@ mod tests {
     }
 
     #[test]
-    fn junk_is_refused_and_bounded() {
+    fn junk_is_refused() {
         assert_eq!(read(b"junk").unwrap_err().code, Code::InvalidAddress);
-        assert_eq!(read(&vec![b' '; REQUEST_BYTES_MAX + 1]).unwrap_err().code, Code::TooLarge);
         assert!(read(br#"{"public_key":"U","instance":"a"}"#).is_ok());
     }
 }

@@ -1,7 +1,7 @@
 //! The control plane: what a project declares, brought to life and kept alive.
 //!
 //! `spec` reads the project file, `authority` keeps the keys, `groups` decides who reads what, `grants` signs it and
-//! `control` hands it to sidecars that ask. `reconcile` keeps the broker as it should be, `keeper` the groups' consumers on
+//! `control` hands it to sidecars that ask, each in its `turns`. `reconcile` keeps the broker as it should be, `keeper` the groups' consumers on
 //! it, `supervise` the processes,
 //! `registry` and `audit` write down what is and what was. `dead_letters` and `api` are what people ask. `runner` holds
 //! programs that run beside a sidecar like any agent. `base` reaches the broker, `app` puts all of it together.
@@ -27,5 +27,6 @@ pub mod runner;
 pub mod spec;
 pub mod status;
 pub mod supervise;
+mod turns;
 
 pub use app::{ControlPlane, Options};
