@@ -4,10 +4,10 @@
 
 mod delivery;
 mod dependencies;
-mod edge;
-mod scope;
 mod docs;
+mod edge;
 mod readme;
+mod scope;
 mod skeleton;
-mod up;
 mod tracing;
+mod up;

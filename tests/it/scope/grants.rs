@@ -140,7 +140,7 @@ async fn the_jetstream_api_is_closed_but_for_the_own_consumers() {
 #[tokio::test]
 async fn nobody_settles_or_takes_what_another_group_holds() {
     let World { broker, mut a } = World::start().await;
-    let mut b = Caller::agent(&broker, "b", &["gb"], &["notes.>"]).await;
+    let b = Caller::agent(&broker, "b", &["gb"], &["notes.>"]).await;
     b.ask("ab.default.n.b.topic.-.notes.created", "one").await;
     b.ask("ab.default.n.b.topic.-.notes.created", "two").await;
     let mut held = b.link.client.subscribe("_INBOX.b.b.pull").await.unwrap();
