@@ -23,8 +23,14 @@ case "$1" in
       echo '{"failed":{"code":"BAD_CONFIG","message":"port taken"}}'
       exit 64
     fi
+    case "$start" in *'"jwt":"ey'*) echo granted >> told ;; esac
     case "$start" in *'"listen":"127.0.0.1:0"'*) echo first >> told ;; *'127.0.0.1:4001'*) echo same port >> told ;; esac
     echo '{"ready":{"url":"http://127.0.0.1:4001","admin":"http://127.0.0.1:4002","unix":null}}'
+    if test -e "$PWD/expire"; then
+      rm "$PWD/expire"
+      echo 'Error: token expired' >&2
+      exit 1
+    fi
     while read -r line; do echo "$line" >> told; done
     echo eof >> told ;;
 esac
@@ -134,6 +140,16 @@ async fn a_killed_sidecar_comes_back_on_its_port_while_the_agent_runs() {
     assert!(after.last_exit.unwrap().contains("sidecar: killed by"));
     scene.supervisor.stop(WAIT).await;
     assert!(scene.told().contains("same port"), "{}", scene.told());
+}
+
+#[tokio::test]
+async fn a_sidecar_whose_token_expired_is_given_another() {
+    let agents = "  a: {runner: process, command: [sleep, '60']}\n";
+    let scene = Scene::new(agents, false, |folder| std::fs::write(folder.join("expire"), "").unwrap());
+    scene.until(|status| status.sidecar_restarts == 1 && status.state == InstanceState::Running).await;
+    scene.supervisor.all_ready(WAIT).await.unwrap();
+    assert_eq!(scene.told().matches("granted").count(), 2, "{}", scene.told());
+    scene.logged("a.sidecar.log", "token expired").await;
 }
 
 #[tokio::test]
