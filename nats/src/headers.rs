@@ -5,7 +5,7 @@
 
 use async_nats::header::{HeaderMap, HeaderName, HeaderValue};
 
-/// Deduplication id: `<sender>/<id>`; successors carry `<stream>/<seq>/<group>`.
+/// Deduplication id: `<sender>/<id>/<tag>`; successors carry `<stream>/<seq>/<group>/<tag>`, see `msg_id`.
 pub const MSG_ID: &str = "Nats-Msg-Id";
 /// W3C trace context of the hop that stored the message.
 pub const TRACEPARENT: &str = "traceparent";
