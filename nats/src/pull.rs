@@ -227,13 +227,61 @@ impl Pull {
             return;
         }
         let id: Option<u64> = message.subject.rsplit('.').next().and_then(|token| token.parse().ok());
-        self.open.retain(|request| Some(request.id) != id);
-        let ended = status == StatusCode::TIMEOUT
-            || headers::get(message.headers.as_ref(), headers::PENDING_MESSAGES).is_some();
+        let pending =
+            headers::get(message.headers.as_ref(), headers::PENDING_MESSAGES).and_then(|text| text.parse().ok());
+        close(&mut self.open, id, pending);
+        let ended = status == StatusCode::TIMEOUT || pending.is_some();
         if !ended {
             let why = message.description.as_deref().unwrap_or_default();
             tracing::debug!(api = %self.api, %status, why, "pull request refused");
             self.not_before = Instant::now() + RETRY_WAIT;
+        }
+    }
+}
+
+/// Takes an ended request out. The broker serves open requests in turns, while each message is charged to the oldest one
+/// here; the sum is right all the same, and how many the ended one really lacked (`pending`) puts the rest right again.
+fn close(open: &mut VecDeque<Request>, id: Option<u64>, pending: Option<usize>) {
+    let at = open.iter().position(|request| Some(request.id) == id);
+    let charged = at.and_then(|at| open.remove(at)).map_or(0, |request| request.left);
+    let Some(pending) = pending else { return };
+    if let Some(last) = open.back_mut() {
+        last.left += charged.saturating_sub(pending);
+    }
+    let mut wrongly_open = pending.saturating_sub(charged);
+    while wrongly_open > 0
+        && let Some(first) = open.front_mut()
+    {
+        let taken = first.left.min(wrongly_open);
+        first.left -= taken;
+        wrongly_open -= taken;
+        if first.left == 0 {
+            open.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ended_request_takes_what_it_really_lacked_out_of_the_sum() {
+        // (open here, ended, really pending) -> still open
+        let cases: [(&[(u64, usize)], u64, Option<usize>, &[(u64, usize)]); 6] = [
+            (&[(1, 3)], 1, Some(3), &[]),
+            (&[(1, 1), (2, 1)], 1, Some(2), &[]),
+            (&[(2, 2)], 1, Some(1), &[(2, 1)]),
+            (&[(1, 3), (2, 1)], 1, Some(1), &[(2, 3)]),
+            (&[(1, 3), (2, 1)], 1, None, &[(2, 1)]),
+            (&[(1, 1)], 9, None, &[(1, 1)]),
+        ];
+        for (before, id, pending, after) in cases {
+            let requests = |list: &[(u64, usize)]| list.iter().map(|&(id, left)| Request { id, left }).collect();
+            let mut open: VecDeque<Request> = requests(before);
+            close(&mut open, Some(id), pending);
+            let open: Vec<_> = open.iter().map(|request| (request.id, request.left)).collect();
+            assert_eq!(open, after, "{before:?} without {id} lacking {pending:?}");
         }
     }
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use agentbus_nats::ack::{Answer, Receipt};
 use agentbus_nats::moves::Class;
+use agentbus_nats::msg_id;
 use agentbus_nats::publisher::Stored;
 use agentbus_proto::{Code, Fault};
 use agentbus_runtime::trace::Kind;
@@ -54,6 +55,8 @@ pub struct Settled {
 /// Longest pause an agent may ask for: beyond any use, and far from where times overflow.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
+/// What `validate` allows.
+const ID_BYTES_MAX: usize = 128;
 /// Longest extension at once; the hard ceiling of a lease bounds their sum.
 const EXTEND_MAX: Duration = Duration::from_secs(3600);
 
@@ -174,7 +177,7 @@ impl Hub {
                 correlation_id: head.chain().to_owned(),
                 event_id: head.id.clone(),
                 hops: head.hops,
-                default_id: format!("{}/{}/{}/{index}", receipt.stream, receipt.seq, held.key.group),
+                default_id: emitted_id(&format!("{}/{}/{}", receipt.stream, receipt.seq, held.key.group), index),
             };
             let one = self.outbound().check(event, None, &parent, Some(&cause));
             checked.push(one.inspect_err(|fault| fail(&mut span, fault))?);
@@ -264,6 +267,12 @@ impl Hub {
         span.attr("agentbus.settle", operation);
         span
     }
+}
+
+/// The id of an output: fixed by its delivery and its place, and never longer than ids may be.
+fn emitted_id(delivery: &str, index: usize) -> String {
+    let id = format!("{delivery}/{index}");
+    if id.len() <= ID_BYTES_MAX { id } else { format!("emit-{}", msg_id::derive("", &id)) }
 }
 
 /// Brings a delivery out of *settling* whatever happens to the caller.
