@@ -287,6 +287,15 @@ async fn the_broker_takes_no_event_that_cannot_be_moved() {
     let subject = "ab.default.n.other.topic.-.file.checked";
     let sent = context.publish_with_headers(subject, headers, vec![0; limit].into()).await.unwrap();
     assert!(sent.await.is_err());
+    // A batch is no way round.
+    for (bytes, fits) in [(10, true), (limit, false)] {
+        let mut headers = async_nats::HeaderMap::new();
+        for (name, value) in [("Nats-Batch-Id", "b"), ("Nats-Batch-Sequence", "1"), ("Nats-Batch-Commit", "1")] {
+            headers.insert(name, value);
+        }
+        let sent = context.publish_with_headers(subject, headers, vec![0; bytes].into()).await.unwrap();
+        assert_eq!(sent.await.is_ok(), fits, "{bytes}");
+    }
 }
 
 async fn until(condition: impl AsyncFn() -> bool) {
