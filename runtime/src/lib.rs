@@ -9,6 +9,7 @@ pub mod backoff;
 pub mod bytesize;
 pub mod drain;
 pub mod launch;
+pub mod leftovers;
 pub mod logs;
 pub mod metrics;
 mod otlp;

@@ -7,7 +7,7 @@ use super::yaml::{Mark, Node};
 
 /// Variables the bus sets itself.
 const RESERVED_ENV: &[&str] =
-    &["AGENTBUS_URL", "AGENTBUS_TOKEN", "AGENTBUS_AGENT", "AGENTBUS_NAMESPACE", "AGENTBUS_INSTANCE"];
+    &["AGENTBUS_URL", "AGENTBUS_TOKEN", "AGENTBUS_AGENT", "AGENTBUS_NAMESPACE", "AGENTBUS_INSTANCE", "AGENTBUS_STATE"];
 
 /// The environment of the agent's program beyond the allow-list and the bus's own variables.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 
+use agentbus_runtime::leftovers;
 use agentbus_runtime::logs::{LogFile, Stream};
 use agentbus_runtime::process::{Exit, Output, Spec};
 use tokio::sync::mpsc;
@@ -65,6 +66,8 @@ fn env(agent: &AgentSpec, place: &Place, identity: &Identity<'_>) -> Vec<(String
         ("AGENTBUS_INSTANCE", identity.instance),
     ];
     env.extend(own.map(|(key, value)| (key.to_owned(), value.to_owned())));
+    // By this mark the next bus finds what a killed one left behind.
+    env.push((leftovers::MARK.to_owned(), place.state_dir.to_string_lossy().into_owned()));
     env
 }
 

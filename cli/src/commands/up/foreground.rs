@@ -12,6 +12,7 @@ use std::time::Duration;
 use agentbus_control_plane::{ControlPlane, Options, authority};
 use agentbus_nats::identity::Authority;
 use agentbus_proto::{Code, Fault, timestamp};
+use agentbus_runtime::leftovers;
 use agentbus_runtime::state::{self, InstanceLock};
 use agentbus_runtime::telemetry::{self, Telemetry};
 use agentbus_runtime::{drain, launch};
@@ -114,6 +115,11 @@ async fn start(args: &Args, state: &Path) -> anyhow::Result<Bus> {
         state::Error::Running { pid, .. } => taken(state, &pid),
         other => other.into(),
     })?;
+    // The lock is ours, so whoever still carries this folder's mark belongs to a bus that was killed.
+    match leftovers::end(state.as_os_str()) {
+        0 => {}
+        ended => output::say(format!("ended {ended} process(es) that a killed bus had left behind")),
+    }
     // What an earlier, killed `up` left; it would look like ours.
     let _ = std::fs::remove_file(instance::file(state));
     let plan = Plan::load(args, state)?;
