@@ -7,7 +7,8 @@
 //!
 //! Reading is free, taking part is not: a member acks and gives up what the whole group is owed, and writes retries and
 //! dead letters in its name. So a declared group is open to the agents that declare it, and to the person; all others are
-//! refused with `SCOPE_DENIED`. A group that was only joined is open to whoever asks for it as it is.
+//! refused with `SCOPE_DENIED`. So is a group with the name of another agent, which is that agent's when it names none. Any
+//! other group that was only joined is open to whoever asks for it as it is.
 
 use std::collections::BTreeMap;
 
@@ -103,6 +104,10 @@ impl Groups {
             } else {
                 Err(taken(known, "is declared in the project file"))
             };
+        }
+        if agent != PERSON && wish.name != agent && self.knows(&wish.name) {
+            let why = format!("group `{}` belongs to the agent of that name: name another group", wish.name);
+            return Err(Fault::new(Code::ScopeDenied, why));
         }
         let others = self.members.iter().filter(|(name, _)| *name != agent);
         let foreign = others.flat_map(|(_, member)| &member.joined).find(|group| group.name == wish.name);
@@ -275,6 +280,8 @@ mod tests {
         // Whoever is not declared a member stays outside, however well it knows the definition.
         check(&groups, "other", ordered, Some(Code::ScopeDenied));
         check(&groups, "other", wish("report", &["more"]), Some(Code::ScopeDenied));
+        check(&groups, "report", wish("other", &["a"]), Some(Code::ScopeDenied));
+        check(&groups, "other", wish("other", &["a"]), None);
         check(&groups, "report", wish("report", &["more"]), Some(Code::InvalidAddress));
         check(&groups, "stranger", wish("readers", &["a"]), Some(Code::ScopeDenied));
         check(&groups, "other", wish("Readers", &["a"]), Some(Code::InvalidAddress));
