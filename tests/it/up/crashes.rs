@@ -135,3 +135,31 @@ async fn a_killed_up_takes_everything_with_it_and_the_next_one_goes_on() {
     assert_eq!(up.stop().await, 0);
     here.nothing_runs().await;
 }
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_agents_of_a_killed_bus_had_started_ends_with_the_next_one() {
+    let here = Installation::new().await;
+    here.write(
+        "agentbus.yaml",
+        "
+version: 1
+agents:
+  parent: {runner: process, command: [sh, -c, 'sleep 4321; true']}
+",
+    );
+    let up = here.up(&[]).await;
+    up.all_running().await;
+    let grandchild = agentbus_tests::wait::until("the agent's own child", || async {
+        let found = here.processes().into_iter().find(|one| one.command == "sleep 4321");
+        found.ok_or_else(|| here.processes())
+    })
+    .await;
+    up.kill().await;
+    assert!(here.processes().iter().any(|one| one.pid == grandchild.pid), "the kernel ends direct children only");
+    let up = here.up(&[]).await;
+    assert!(up.stderr().contains("that a killed bus had left behind"), "{}", up.stderr());
+    assert!(here.processes().iter().all(|one| one.pid != grandchild.pid), "it is gone");
+    assert_eq!(up.stop().await, 0);
+    here.nothing_runs().await;
+}
