@@ -112,6 +112,8 @@ struct Slot {
     deadline: Instant,
     /// The last word on it: a refusal is certain, silence is not.
     refused: Option<Fault>,
+    /// Nothing was heard since it was last sent.
+    silent: bool,
 }
 
 /// Slots by number, in the order in which they were sent.
@@ -176,6 +178,7 @@ impl Publisher {
             again,
             deadline,
             refused: None,
+            silent: true,
         };
         let slot = self.inner.next.fetch_add(1, Ordering::Relaxed);
         self.inner.slots().insert(slot, waiting);
@@ -244,7 +247,11 @@ impl Inner {
         let mut due = Vec::new();
         for (number, slot) in slots.iter_mut() {
             if now >= slot.again || slot.generation != generation {
-                (slot.generation, slot.again, slot.refused) = (generation, now + self.options.answer_wait, None);
+                // Silence after the last send, or another connection, makes a refusal old news.
+                if slot.silent || slot.generation != generation {
+                    slot.refused = None;
+                }
+                (slot.generation, slot.again, slot.silent) = (generation, now + self.options.answer_wait, true);
                 let (subject, headers) = (slot.subject.clone(), unpack(&slot.headers));
                 due.push((*number, Message { subject, headers, payload: slot.payload.clone() }));
             }
@@ -355,7 +362,7 @@ fn settle(inner: &Inner, message: &async_nats::Message) {
         && let Some(slot) = slots.get_mut(&number).filter(|slot| now < slot.deadline)
     {
         // No stream answered: no leader just now, or the broker is coming up.
-        (slot.again, slot.refused) = (now + LOOK_EVERY, Some(fault.clone()));
+        (slot.again, slot.refused, slot.silent) = (now + LOOK_EVERY, Some(fault.clone()), false);
         return;
     }
     // An answer without a slot is one that came after its time-out, or a second one.

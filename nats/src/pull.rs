@@ -267,8 +267,9 @@ mod tests {
 
     #[test]
     fn an_ended_request_takes_what_it_really_lacked_out_of_the_sum() {
+        type Requests = &'static [(u64, usize)];
         // (open here, ended, really pending) -> still open
-        let cases: [(&[(u64, usize)], u64, Option<usize>, &[(u64, usize)]); 6] = [
+        let cases: [(Requests, u64, Option<usize>, Requests); 6] = [
             (&[(1, 3)], 1, Some(3), &[]),
             (&[(1, 1), (2, 1)], 1, Some(2), &[]),
             (&[(2, 2)], 1, Some(1), &[(2, 1)]),

@@ -99,7 +99,7 @@ async fn an_agent_that_ignores_sigterm_is_killed_in_the_end() {
         "
 version: 1
 agents:
-  stubborn: {runner: process, command: [sh, -c, \"trap '' TERM INT HUP; while :; do sleep 0.1; done\"]}
+  stubborn: {runner: process, command: [sh, -c, \"trap '' TERM INT HUP; echo deaf; while :; do sleep 0.1; done\"]}
 ",
     );
     let up = here.up(&[]).await;
@@ -118,11 +118,15 @@ async fn a_second_signal_ends_at_once_and_still_leaves_nothing() {
         "
 version: 1
 agents:
-  stubborn: {runner: process, command: [sh, -c, \"trap '' TERM INT HUP; while :; do sleep 0.1; done\"]}
+  stubborn: {runner: process, command: [sh, -c, \"trap '' TERM INT HUP; echo deaf; while :; do sleep 0.1; done\"]}
 ",
     );
     let mut up = here.up(&[]).await;
-    up.all_running().await;
+    until("an agent that hears nothing", || async {
+        let log = std::fs::read_to_string(here.state().join("logs/stubborn.log")).unwrap_or_default();
+        if log.contains("deaf") { Ok(()) } else { Err(log) }
+    })
+    .await;
     signal(up.instance.pid, Signal::INT);
     until("a stop under way", || async {
         let talk = up.stderr();
