@@ -14,6 +14,8 @@ use crate::memory::{Key, Memory, Source, Verdict};
 /// Early rounds of a waiting retry raise the broker's delivery count too (facts: verified.md §9); this many are
 /// forgiven before a retry counts as crashing.
 const EARLY_ROUNDS_MAX: u64 = 10;
+/// Longest subject that can be ours (contract: 255), with some room.
+const SUBJECT_BYTES_MAX: usize = 512;
 /// Longest wait asked of the broker at once: what is written further ahead is looked at again then.
 const WAIT_MAX: Duration = Duration::from_secs(366 * 86_400);
 
@@ -56,6 +58,10 @@ pub fn admit(incoming: &Incoming, group: &GroupGrant, key: &Key, memory: &Memory
         Some(Verdict::Acked | Verdict::Nacked | Verdict::Dead | Verdict::Moved) => return Admission::Done("reacked"),
         Some(Verdict::ToPark(class, cause)) => return Admission::Dead(*class, cause.clone()),
         Some(Verdict::Lost | Verdict::Later) | None => {}
+    }
+    if incoming.subject.len() > SUBJECT_BYTES_MAX {
+        // No sidecar writes such a subject, and a dead letter that names it might not fit.
+        return Admission::Done("forged");
     }
     let head = match EventHead::decode(&incoming.payload) {
         Ok(head) => head,
@@ -248,5 +254,13 @@ mod tests {
         let later = Key { stored_at: SystemTime::UNIX_EPOCH + Duration::from_secs(1), ..key(Source::Events) };
         let admission = admit(&incoming(&event()), &group(), &later, &memory, SystemTime::now());
         assert!(matches!(admission, Admission::Deliver(_)));
+    }
+
+    #[test]
+    fn a_subject_that_no_sidecar_writes_is_dropped() {
+        let mut long = incoming(&event());
+        long.subject = format!("ab.default.n.list.topic.-.{}", "x".repeat(60_000)).into();
+        long.payload = b"\xff".as_slice().into();
+        assert_eq!(check(&long, &group()), Admission::Done("forged"));
     }
 }
