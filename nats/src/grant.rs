@@ -165,6 +165,8 @@ pub enum ToSidecar {
 pub enum AgentLife {
     /// The agent process runs.
     Started,
+    /// The agent process is about to be stopped on purpose: from now on a broken connection is no crash.
+    Stopping,
     /// The agent process is gone, unasked: what it held counts as a crash.
     Exited,
     /// The agent process was stopped on purpose: what it held goes back uncounted.

@@ -158,7 +158,9 @@ fn successor(mover: Mover<'_>, incoming: &Incoming, cause: Option<&str>, tracepa
     }
     let Mover { group, .. } = mover;
     let id = format!("{}/{}/{group}", incoming.receipt.stream, incoming.receipt.seq);
-    to.insert(headers::MSG_ID, msg_id::sealed(&id, mover.secret));
+    // Sealed with the time it was stored, too: after a broker lost its store, a sequence means another message.
+    let stored_at = incoming.receipt.stored_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
+    to.insert(headers::MSG_ID, msg_id::sealed(&id, &format!("{}:{stored_at}", mover.secret)));
     to.insert(headers::GROUP, group);
     to.insert(headers::ORIGIN, Origin::of(incoming).render());
     match cause {
@@ -233,6 +235,8 @@ pub fn example(stream: &str, seq: u64, subject: &str, payload: &'static [u8]) ->
 mod tests {
     use super::*;
 
+    /// The secret and the time of `example`.
+    const SEALED: &str = "s:1763633763250000000";
     const MOVER: Mover<'static> = Mover { namespace: "default", group: "readers", agent: "a", secret: "s" };
 
     fn incoming() -> Incoming {
@@ -249,7 +253,7 @@ mod tests {
         assert_eq!(first.payload, "bytes");
         assert_eq!(first.subject, "abr.default.readers.a");
         let header = |message: &Message, name| headers::get(Some(&message.headers), name).unwrap().to_owned();
-        assert_eq!(header(&first, headers::MSG_ID), msg_id::sealed("AB_default_EVENTS/17/readers", "s"));
+        assert_eq!(header(&first, headers::MSG_ID), msg_id::sealed("AB_default_EVENTS/17/readers", SEALED));
         assert_eq!(header(&first, headers::ORIGIN), "AB_default_EVENTS/17/ab.default.n.list.topic.-.notes");
         assert_eq!(header(&first, headers::TYPE), "notes.v1");
 
@@ -259,7 +263,7 @@ mod tests {
         assert!(wait(&second, now).unwrap() <= Duration::from_secs(2));
         assert_eq!(wait(&second, now + Duration::from_secs(3)), None);
         let third = dead_letter(MOVER, &second, 2, Class::Exhausted, "boom again", None);
-        assert_eq!(header(&third, headers::MSG_ID), msg_id::sealed("AB_default_RETRY/3/readers", "s"));
+        assert_eq!(header(&third, headers::MSG_ID), msg_id::sealed("AB_default_RETRY/3/readers", SEALED));
         assert_eq!(header(&third, headers::ORIGIN), header(&first, headers::ORIGIN));
         assert_eq!(header(&third, headers::FIRST_FAILURE), header(&first, headers::FIRST_FAILURE));
         assert_eq!(third.subject, "abd.default.readers.a.EXHAUSTED");

@@ -114,6 +114,8 @@ struct Slot {
     refused: Option<Fault>,
     /// Nothing was heard since it was last sent.
     silent: bool,
+    /// Its bytes of what may be under way; free again with the answer, whoever reads it and when.
+    _room: OwnedSemaphorePermit,
 }
 
 /// Slots by number, in the order in which they were sent.
@@ -141,7 +143,6 @@ pub struct Pending {
     inner: Arc<Inner>,
     slot: u64,
     answer: oneshot::Receiver<Result<Stored, Fault>>,
-    _room: OwnedSemaphorePermit,
 }
 
 impl Publisher {
@@ -179,11 +180,12 @@ impl Publisher {
             deadline,
             refused: None,
             silent: true,
+            _room: room,
         };
         let slot = self.inner.next.fetch_add(1, Ordering::Relaxed);
         self.inner.slots().insert(slot, waiting);
         // From here on the slot goes when this is dropped.
-        let pending = Pending { inner: self.inner.clone(), slot, answer, _room: room };
+        let pending = Pending { inner: self.inner.clone(), slot, answer };
         self.inner.write(slot, message).await?;
         Ok(pending)
     }
@@ -237,6 +239,14 @@ impl Inner {
         }
     }
 
+    /// Notes that a message is sent once more.
+    fn sent(&self, number: u64, generation: u64) {
+        if let Some(slot) = self.slots().get_mut(&number) {
+            slot.again = Instant::now() + self.options.answer_wait;
+            (slot.generation, slot.silent) = (generation, true);
+        }
+    }
+
     /// Those that are to be sent again, in the order in which they were sent.
     fn due(&self, now: Instant) -> Vec<(u64, Message)> {
         let mut slots = self.slots();
@@ -251,7 +261,6 @@ impl Inner {
                 if slot.silent || slot.generation != generation {
                     slot.refused = None;
                 }
-                (slot.generation, slot.again, slot.silent) = (generation, now + self.options.answer_wait, true);
                 let (subject, headers) = (slot.subject.clone(), unpack(&slot.headers));
                 due.push((*number, Message { subject, headers, payload: slot.payload.clone() }));
             }
@@ -324,7 +333,10 @@ async fn send_again(inner: Arc<Inner>, stop: CancellationToken) {
             changed = state.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
+        let generation = inner.link.generation();
         for (slot, message) in inner.due(Instant::now()) {
+            // Noted before: the answer may come before the next line runs.
+            inner.sent(slot, generation);
             // A connection that takes nothing is gone or hangs: the next look tries again, up to the deadline.
             if !matches!(tokio::time::timeout(LOOK_EVERY, inner.write(slot, message)).await, Ok(Ok(()))) {
                 break;

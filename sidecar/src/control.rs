@@ -86,8 +86,17 @@ impl Control {
         Ok(groups)
     }
 
-    /// All groups this sidecar is in, for a long poll; an error when there is none.
-    pub fn joined(&self) -> Result<Vec<String>, Fault> {
+    /// The groups for a long poll: the named one, or all this sidecar is in; an error when there is none.
+    pub fn joined(&self, group: &str) -> Result<Vec<String>, Fault> {
+        if !group.is_empty() {
+            return match self.inner.hub.group(group) {
+                Some(_) => Ok(vec![group.to_owned()]),
+                None => Err(Fault::new(
+                    Code::InvalidAddress,
+                    format!("not in group `{group}`: POST /v1/subscriptions first"),
+                )),
+            };
+        }
         let groups = self.inner.hub.group_names();
         if groups.is_empty() {
             let why = "no subscription yet: POST /v1/subscriptions first, or add `subscribe` to agentbus.yaml";

@@ -125,9 +125,10 @@ async fn obey(lines: &mut Lines, hub: &Hub) {
     loop {
         match lines.recv().await {
             Some(Ok(line)) => match serde_json::from_str(&line) {
+                Ok(ToSidecar::Agent(AgentLife::Stopping)) => hub.agent_stopping(true),
                 Ok(ToSidecar::Agent(AgentLife::Stopped)) => hub.agent_stopped(),
                 Ok(ToSidecar::Agent(AgentLife::Exited)) => hub.agent_exited(),
-                Ok(ToSidecar::Agent(AgentLife::Started)) => tracing::debug!("agent started"),
+                Ok(ToSidecar::Agent(AgentLife::Started)) => hub.agent_stopping(false),
                 Ok(ToSidecar::Drain {}) => return,
                 Ok(ToSidecar::Start(_)) => tracing::warn!("a second `start` line is ignored"),
                 Err(error) => tracing::warn!(%error, "unreadable line from the parent"),

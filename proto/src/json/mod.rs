@@ -15,3 +15,16 @@ pub use delivery::{DeliveryJson, PublishAnswerJson};
 pub use event::{EventJson, ReplyJson, event_to_json};
 pub use options::{BackoffJson, DeliveryOptionsJson, ModeJson, PriorityJson};
 pub use publish::PublishJson;
+
+/// Reads a JSON object. An array is refused, although its elements could be taken for the fields in their order.
+pub fn object<T: serde::de::DeserializeOwned>(json: &[u8]) -> Result<T, crate::Fault> {
+    let invalid = |why: String| crate::Fault::new(crate::Code::InvalidEvent, format!("invalid JSON: {why}"));
+    match json.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        Some(b'{') => serde_json::from_slice(json).map_err(|error| invalid(error.to_string())),
+        Some(b'[' | b'"' | b'0'..=b'9' | b't' | b'f' | b'n' | b'-') => {
+            Err(invalid("expected an object, {…}".to_owned()))
+        }
+        // What is no JSON at all is said with its line and column.
+        _ => serde_json::from_slice(json).map_err(|error| invalid(error.to_string())),
+    }
+}

@@ -74,7 +74,7 @@ pub struct PublishJson {
 impl PublishJson {
     /// Reads one. Refuses with `INVALID_EVENT`; the message says which key, line and column.
     pub fn from_slice(json: &[u8]) -> Result<Self, Fault> {
-        serde_json::from_slice(json).map_err(|error| Fault::new(Code::InvalidEvent, format!("invalid JSON: {error}")))
+        super::object(json)
     }
 
     /// The event, and the lifetime that the sidecar turns into `expires`. Checks the address and what has to be

@@ -35,7 +35,7 @@ pub(super) async fn read(request: Request<Body>, event_bytes_max: usize) -> Resu
 }
 
 pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
-    serde_json::from_slice(body).map_err(|error| Fault::new(Code::InvalidEvent, format!("invalid JSON: {error}")))
+    agentbus_proto::json::object(body)
 }
 
 /// An empty body means the defaults: `curl -X POST …/ack` suffices.

@@ -72,7 +72,7 @@ impl Sidecar for Service {
             return Err(hub::draining().into());
         }
         let wait = request.wait.map(|wait| duration("wait", wait)).transpose()?.unwrap_or_default();
-        let groups = self.state.control.joined()?;
+        let groups = self.state.control.joined(&request.group)?;
         let deliveries = receive::receive(&self.state.hub, &groups, request.max as usize, wait).await?;
         Ok(Response::new(ReceiveResponse { deliveries }))
     }

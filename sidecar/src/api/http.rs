@@ -101,6 +101,7 @@ async fn subscribe(Shared(state): Shared<State>, request: Request) -> Answer {
 struct ReceiveBody {
     max: Option<usize>,
     wait: Option<Text>,
+    group: String,
 }
 
 #[derive(Serialize)]
@@ -114,7 +115,7 @@ async fn receive_events(Shared(state): Shared<State>, request: Request) -> Answe
         return Err(hub::draining().into());
     }
     let wait = wanted.wait.map_or(WAIT_DEFAULT, |wait| wait.0);
-    let groups = state.control.joined()?;
+    let groups = state.control.joined(&wanted.group)?;
     let deliveries = receive::receive(&state.hub, &groups, wanted.max.unwrap_or(1), wait).await?;
     let mut answer = ReceiveAnswer { deliveries: Vec::with_capacity(deliveries.len()) };
     for delivery in deliveries {

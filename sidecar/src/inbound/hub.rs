@@ -17,7 +17,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::admit::{Admission, admit};
+use super::admit::{Admission, Fresh, admit};
 use super::group;
 use super::table::{Command, Extend, Gone, Outgoing, Table};
 use crate::memory::{Key, Source};
@@ -29,6 +29,12 @@ use crate::seal::Seal;
 const COMMANDS_MAX: usize = 256;
 /// Group loops hand over what is on its way within a round trip to the broker; without one they are not waited for.
 const HAND_OVER_MAX: Duration = Duration::from_secs(2);
+
+/// Answers kept while there is no connection: as many as a busy agent can have out.
+const UNSENT_MAX: usize = 20_000;
+/// An ack confirmed later than this may be another member's delivery: well below the broker's ack wait of 10 s, with the
+/// wait for the confirmation.
+const CONFIRM_WITHIN: Duration = Duration::from_secs(5);
 
 /// How the inbound side behaves.
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +83,8 @@ struct Inner {
     groups: Mutex<HashMap<Arc<str>, Running>>,
     /// What seals the successors' ids, by group.
     secrets: RwLock<BTreeMap<String, String>>,
+    /// Answers given while there was no connection.
+    unsent: Mutex<Vec<(async_nats::Subject, Answer)>>,
     /// The group loops, and what ends them: first of all in a drain.
     loops: TaskTracker,
     intake: CancellationToken,
@@ -101,6 +109,7 @@ impl Hub {
             table: Mutex::new(Table::new(options.memory_entries_max)),
             groups: Mutex::default(),
             secrets: RwLock::default(),
+            unsent: Mutex::default(),
             loops: TaskTracker::new(),
             intake: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -120,6 +129,7 @@ impl Hub {
             let stays = grant.groups.iter().any(|group| *group.name == **name);
             if !stays {
                 running.stop.cancel();
+                self.table().forget(name);
             }
             stays
         });
@@ -206,6 +216,11 @@ impl Hub {
         self.after_all();
     }
 
+    /// Whether the agent is being stopped on purpose: then a connection that breaks is a goodbye.
+    pub fn agent_stopping(&self, stopping: bool) {
+        self.table().agent_stopping = stopping;
+    }
+
     /// The agent process was stopped on purpose: its deliveries go back at once, and nobody is to blame.
     pub fn agent_stopped(&self) {
         let commands = self.table().give_all_back();
@@ -288,16 +303,31 @@ impl Hub {
         for (subject, answer) in answers {
             self.answer(&subject, answer).await;
         }
-        // At most once: the agent sees these only after the broker has said that it forgot them. Without its word they
-        // come again, or never: both is at most once.
-        for (incoming, fresh, key) in at_most_once {
+        self.after(&name);
+        if !at_most_once.is_empty() {
+            self.inner.tasks.spawn(self.clone().take_at_most_once(
+                group.clone(),
+                at_most_once,
+                self.link().generation(),
+            ));
+        }
+    }
+
+    /// The agent sees these only after the broker has said that it forgot them. Without its word they come again, or
+    /// never: both is at most once. What is old may be somebody else's by now, and the broker confirms that ack too.
+    async fn take_at_most_once(self, group: Arc<GroupGrant>, batch: Vec<(Incoming, Box<Fresh>, Key)>, generation: u64) {
+        let received = Instant::now();
+        for (incoming, fresh, key) in batch {
+            if received.elapsed() >= CONFIRM_WITHIN || self.link().generation() != generation {
+                return;
+            }
             if !ack::confirmed(&self.link().client, &incoming.receipt.subject).await {
                 continue;
             }
             let id = self.seal().seal(&incoming.receipt);
             self.table().insert(id, incoming, fresh, key, group.clone(), Instant::now());
+            self.after(&group.name);
         }
-        self.after(&name);
     }
 
     /// After anything that changed credit or the queue of a group: hands out, then lets the group pull.
@@ -329,6 +359,10 @@ impl Hub {
                 now if now != generation => Extend::Everything,
                 _ => Extend::Due,
             };
+            if extend == Extend::Everything {
+                let unsent = std::mem::take(&mut *self.inner.unsent.lock().unwrap_or_else(PoisonError::into_inner));
+                self.spawn(unsent.into_iter().map(|(subject, answer)| Command::Answer(subject, answer)).collect());
+            }
             generation = if now == 0 { generation } else { now };
             let commands = self.table().tick(Instant::now(), extend);
             self.metrics().in_flight.set(self.held() as i64);
@@ -365,9 +399,14 @@ impl Hub {
     }
 
     pub(super) async fn answer(&self, subject: &async_nats::Subject, answer: Answer) {
-        // An answer that is lost is given again when the message comes again; waiting for a connection would block all.
         if self.link().is_up() {
-            ack::answer(&self.link().client, subject, answer).await;
+            return ack::answer(&self.link().client, subject, answer).await;
+        }
+        // Waiting for a connection would block all: it is sent when there is one again. What does not fit is answered when
+        // the message comes again.
+        let mut unsent = self.inner.unsent.lock().unwrap_or_else(PoisonError::into_inner);
+        if answer != Answer::Progress && unsent.len() < UNSENT_MAX {
+            unsent.push((subject.clone(), answer));
         }
     }
 

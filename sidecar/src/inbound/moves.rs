@@ -118,10 +118,10 @@ impl Hub {
             self.answer(&held.incoming.receipt.subject, Answer::Nak(None)).await;
             return;
         }
-        let mut returned = 0;
+        let mut returned = moves::returned(&held.incoming);
         if held.worked(Instant::now()).is_some() {
             // An agent that takes it and leaves, again and again, must not go on for ever.
-            returned = 1 + moves::returned(&held.incoming);
+            returned += 1;
             if returned > held.group.policy.crash_limit {
                 let cause = format!("given back {returned} times without an answer");
                 return self.failed_alone(held, &cause, None).await;

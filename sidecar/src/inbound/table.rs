@@ -24,6 +24,9 @@ use rustc_hash::FxBuildHasher;
 pub const EXTEND_EVERY: Duration = Duration::from_secs(3);
 /// What waits and nobody asks for goes back after this long, so that other members get it.
 pub const LINGER: Duration = Duration::from_secs(2);
+/// What waits behind an agent that is at work goes back after this long: another member may be free. Longer, because each
+/// one that goes back is a copy in the retry stream.
+pub const BUSY_LINGER: Duration = Duration::from_secs(15);
 /// Longest time a delivery may be held in all, however often it is extended.
 pub const HOLD_MAX: Duration = Duration::from_secs(6 * 3600);
 /// Payload bytes held before no more is asked for, all groups together; one event per group is taken all the same.
@@ -148,6 +151,8 @@ pub struct Table {
     pub memory: Memory,
     /// No new work.
     pub draining: bool,
+    /// The agent is being stopped on purpose.
+    pub agent_stopping: bool,
 }
 
 /// Why a settle cannot be taken.
@@ -172,6 +177,7 @@ impl Table {
             next_subscriber: 1,
             memory: Memory::new(memory_entries_max),
             draining: false,
+            agent_stopping: false,
         }
     }
 
@@ -231,9 +237,10 @@ impl Table {
         if how == Gone::Answered {
             return Vec::new();
         }
+        let crash = how == Gone::Broken && !self.agent_stopping;
         let ids = self.ids(|held| matches!(held.state, State::Out { to, .. } if to == id));
         let held = ids.iter().filter_map(|id| self.lose(id));
-        let to = |held| if how == Gone::Broken { Command::Crash(held) } else { Command::GiveBack(held) };
+        let to = |held| if crash { Command::Crash(held) } else { Command::GiveBack(held) };
         held.map(to).collect()
     }
 
@@ -430,9 +437,15 @@ impl Table {
         }
         for id in idle {
             let Some(group) = self.held.get(&id).map(|held| held.key.group.clone()) else { continue };
-            // Somebody who is busy does not ask: another member may be free.
-            let asked = self.subscribers.values().any(|s| s.out < s.credit && s.groups.contains(&group));
-            if !asked && let Some(held) = self.lose(&id) {
+            let Some(held) = self.held.get(&id) else { continue };
+            // Of an ordered group there is one at a time, and giving it back would count as an attempt.
+            let asked = self.subscribers.values().any(|s| s.credit > 0 && s.groups.contains(&group));
+            let busy = asked && !self.subscribers.values().any(|s| s.out < s.credit && s.groups.contains(&group));
+            let wait = if busy { BUSY_LINGER } else { LINGER };
+            if held.group.ordered || asked && !busy || now.duration_since(held.taken) < wait {
+                continue;
+            }
+            if let Some(held) = self.lose(&id) {
                 commands.push(Command::GiveBack(held));
             }
         }
@@ -460,6 +473,17 @@ impl Table {
         let mut ids: Vec<_> = self.held.iter().filter(|(_, held)| wanted(held)).collect();
         ids.sort_by_key(|(_, held)| (held.key.source == crate::memory::Source::Retry, held.key.seq));
         ids.into_iter().map(|(id, _)| id.clone()).collect()
+    }
+
+    /// A group this sidecar is in no more: what it held comes to others after the ack wait.
+    pub fn forget(&mut self, group: &str) {
+        for id in self.ids(|held| &*held.key.group == group) {
+            self.remove(&id);
+        }
+        self.ready.remove(group);
+        for subscriber in self.subscribers.values_mut() {
+            subscriber.groups.retain(|name| &**name != group);
+        }
     }
 
     fn lose(&mut self, id: &str) -> Option<Box<Held>> {
