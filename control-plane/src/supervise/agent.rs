@@ -1,6 +1,7 @@
 //! The agent's process: how it is called, and the task that holds it from its start to its end.
 
 use std::ffi::OsString;
+use std::time::Duration;
 
 use agentbus_runtime::leftovers;
 use agentbus_runtime::logs::{LogFile, Stream};
@@ -13,6 +14,10 @@ use crate::spec::{AgentSpec, Runner};
 
 /// How long the exec runner lets a running command finish when it is stopped, in milliseconds: less than it has itself.
 const RUNNER_GRACE_MS: u64 = 5_000;
+
+/// Between the word to the sidecar that its agent is stopped and the signal to the agent: its connection may break at once,
+/// and the sidecar shall know by then.
+const HEAD_START: Duration = Duration::from_millis(50);
 
 /// Where an agent finds its sidecar and who it is.
 #[derive(Debug, Clone)]
@@ -95,7 +100,7 @@ async fn run(
     // `wait` is cancel-safe: the next one finds the end just as well.
     let ended = tokio::select! {
         ended = child.wait() => Some(ended),
-        () = stop.cancelled() => None,
+        () = async { stop.cancelled().await; tokio::time::sleep(HEAD_START).await } => None,
         () = place.kill.cancelled() => Some(child.kill().await),
     };
     let ended = match ended {
@@ -118,8 +123,6 @@ pub(super) fn with_source(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::spec::Project;
 

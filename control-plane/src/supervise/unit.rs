@@ -3,6 +3,7 @@
 //! An instance is a sidecar and, beside it, its agent's process. The sidecar is there first and leaves last. A dead
 //! sidecar is started again at once, then with back-off, for ever, while its agent keeps running; a dead agent is started
 //! again as its restart policy says, and its sidecar is told of both. Stopping: the agent first, then the sidecar drains.
+//! The sidecar is told before the agent is asked to end, so that a connection that breaks on the way is no crash.
 
 use std::time::{Duration, Instant};
 
@@ -150,6 +151,7 @@ impl Unit {
         self.sidecar = Sidecar::Ready;
         self.sidecar_restarts.on_start(now);
         match self.agent {
+            Agent::Running if self.stopping => vec![Command::TellSidecar(AgentLife::Stopping)],
             _ if self.stopping => vec![],
             Agent::Held => self.start_agent(),
             Agent::Running => vec![Command::TellSidecar(AgentLife::Started)],
@@ -179,7 +181,7 @@ impl Unit {
         self.agent = Agent::Running;
         self.agent_restarts.on_start(now);
         match self.sidecar {
-            _ if self.stopping => vec![Command::StopAgent],
+            _ if self.stopping => self.stop_agent(),
             Sidecar::Ready => vec![Command::TellSidecar(AgentLife::Started)],
             _ => vec![],
         }
@@ -229,7 +231,7 @@ impl Unit {
             return vec![];
         }
         match self.agent {
-            Agent::Running => vec![Command::StopAgent],
+            Agent::Running => self.stop_agent(),
             // Its start is on the way; it is stopped then.
             Agent::Starting => vec![],
             Agent::None => vec![self.end_sidecar()],
@@ -238,6 +240,11 @@ impl Unit {
                 vec![self.end_sidecar()]
             }
         }
+    }
+
+    fn stop_agent(&self) -> Vec<Command> {
+        let told = (self.sidecar == Sidecar::Ready).then_some(Command::TellSidecar(AgentLife::Stopping));
+        told.into_iter().chain([Command::StopAgent]).collect()
     }
 
     fn agent_is_gone(&self) -> bool {
@@ -262,6 +269,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
     const STARTED: Command = Command::TellSidecar(AgentLife::Started);
     const EXITED: Command = Command::TellSidecar(AgentLife::Exited);
+    const STOPPING: Command = Command::TellSidecar(AgentLife::Stopping);
     const STOPPED: Command = Command::TellSidecar(AgentLife::Stopped);
 
     struct Bench {
@@ -305,7 +313,7 @@ mod tests {
     #[test]
     fn the_sidecar_comes_first_and_leaves_last() {
         let mut bench = Bench::with(Policy::Always, 3).running();
-        bench.check(Event::Stop, &[Command::StopAgent], "running");
+        bench.check(Event::Stop, &[STOPPING, Command::StopAgent], "running");
         bench.check(Event::Stop, &[], "running");
         bench.check(FAILED, &[STOPPED, Command::DrainSidecar], "stopped");
         bench.check(Event::SidecarExited, &[Command::Finish], "stopped");
@@ -403,9 +411,20 @@ mod tests {
         bench.check(Event::Tick, &[Command::StartSidecar], "spawning");
         bench.check(Event::SidecarReady, &[Command::StartAgent], "spawning");
         bench.check(Event::Stop, &[], "spawning");
-        bench.check(Event::AgentStarted, &[Command::StopAgent], "running");
+        bench.check(Event::AgentStarted, &[STOPPING, Command::StopAgent], "running");
         bench.check(Event::SidecarExited, &[], "running");
         bench.check(FAILED, &[Command::Finish], "stopped");
+    }
+
+    #[test]
+    fn a_sidecar_that_comes_while_its_agent_ends_is_told_so() {
+        let mut bench = Bench::with(Policy::Always, 3).running();
+        bench.check(Event::SidecarExited, &[], "running");
+        bench.after(SECOND);
+        bench.check(Event::Tick, &[Command::StartSidecar], "running");
+        bench.check(Event::Stop, &[Command::StopAgent], "running");
+        bench.check(Event::SidecarReady, &[STOPPING], "running");
+        bench.check(FAILED, &[STOPPED, Command::DrainSidecar], "stopped");
     }
 
     #[test]
