@@ -166,6 +166,9 @@ async fn wishes_beyond_the_rights_are_refused_with_their_reason() {
     check("subscribe", Some(group("report", "file.checked")), "SCOPE_DENIED: group `report` is declared").await;
     check("subscribe", Some(group("readers", "@me")), "INVALID_ADDRESS: pattern `@me`").await;
     check("subscribe", None, "`group` is missing").await;
+    ask(&other, "other", "subscribe", Some(group("readers", "notes.>"))).await.unwrap();
+    check("subscribe", Some(group("readers", "more.>")), "INVALID_ADDRESS: group `readers` was joined before").await;
+    ask(&other, "other", "subscribe", Some(group("readers", "notes.>"))).await.unwrap();
     check("explode", None, "does not know the verb `explode`").await;
     let stranger = scene.sidecar("stranger").await;
     let refused = ask(&stranger, "stranger", "renew", None).await.unwrap_err();

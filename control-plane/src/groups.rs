@@ -3,7 +3,9 @@
 //! *Declared* groups come from the project file: an agent's own group has its name. *Joined* groups were asked for by a
 //! running agent (`POST /v1/subscriptions`); they are kept in the registry so that a restart knows them. Within a
 //! namespace any agent may read any topic: the namespace is the trust zone, and only publishing is scoped. A group means
-//! the same to all its members: who asks for a known name with other patterns is refused, unless the group is its own.
+//! the same to all its members, for as long as it is known: who asks for a known name with other patterns is refused, even
+//! where it is the only member. Another definition would move the filter under whoever reads, and skip what is published
+//! meanwhile.
 //!
 //! Reading is free, taking part is not: a member acks and gives up what the whole group is owed, and writes retries and
 //! dead letters in its name. So a declared group is open to the agents that declare it, and to the person; all others are
@@ -109,10 +111,9 @@ impl Groups {
             let why = format!("group `{}` belongs to the agent of that name: name another group", wish.name);
             return Err(Fault::new(Code::ScopeDenied, why));
         }
-        let others = self.members.iter().filter(|(name, _)| *name != agent);
-        let foreign = others.flat_map(|(_, member)| &member.joined).find(|group| group.name == wish.name);
-        if let Some(known) = foreign.filter(|known| !alike(known, &wish)) {
-            return Err(taken(known, "is in use by another agent"));
+        let joined = self.members.values().flat_map(|member| &member.joined).find(named);
+        if let Some(known) = joined.filter(|known| !alike(known, &wish)) {
+            return Err(taken(known, "was joined before"));
         }
         let mine = member.joined.iter().any(|group| group.name == wish.name);
         if !mine && member.joined.len() >= JOINED_GROUPS_MAX && agent != PERSON {
@@ -198,9 +199,17 @@ fn alike(one: &GroupGrant, other: &GroupGrant) -> bool {
 
 fn taken(known: &GroupGrant, why: &str) -> Fault {
     let (name, patterns) = (&known.name, known.patterns.join(", "));
-    let ordered = if known.ordered { ", ordered" } else { "" };
+    let mut more = String::new();
+    if !known.types.is_empty() {
+        more.push_str(&format!("; of type {}", known.types.join(", ")));
+    }
+    if !known.attributes.is_empty() {
+        let pairs: Vec<String> = known.attributes.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        more.push_str(&format!("; with {}", pairs.join(", ")));
+    }
+    more.push_str(if known.ordered { "; ordered" } else { "" });
     let message =
-        format!("group `{name}` {why} and reads {patterns}{ordered}: ask for exactly that, or name another group");
+        format!("group `{name}` {why} and reads {patterns}{more}: ask for exactly these, or name another group");
     Fault::new(Code::InvalidAddress, message)
 }
 
@@ -289,9 +298,29 @@ mod tests {
         check(&groups, "other", wish("readers", &["a.*", "*.b"]), Some(Code::InvalidAddress));
         let group = groups.decide("other", wish("readers", &["a"])).unwrap();
         groups.joined_now("other", group);
-        check(&groups, "other", wish("readers", &["b"]), None);
-        check(&groups, "report", wish("readers", &["b"]), Some(Code::InvalidAddress));
-        check(&groups, "report", wish("readers", &["a"]), None);
+        for agent in ["other", "report", PERSON] {
+            check(&groups, agent, wish("readers", &["a"]), None);
+            check(&groups, agent, wish("readers", &["b"]), Some(Code::InvalidAddress));
+            let typed = GroupGrant { types: vec!["t.v1".into()], ..wish("readers", &["a"]) };
+            check(&groups, agent, typed, Some(Code::InvalidAddress));
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_what_is_in_force() {
+        let mut groups = groups();
+        let attributes = [("k".to_owned(), "v".to_owned())].into();
+        let narrow = GroupGrant { types: vec!["t.v1".into()], attributes, ..wish("readers", &["a.>", "b"]) };
+        let narrow = groups.decide("other", narrow).unwrap();
+        groups.joined_now("other", narrow);
+        let said =
+            |groups: &Groups, name: &str, agent: &str| groups.decide(agent, wish(name, &["c"])).unwrap_err().message;
+        let wanted = "group `readers` was joined before and reads a.>, b; of type t.v1; with k=v: ask for exactly these, or \
+                      name another group";
+        assert_eq!(said(&groups, "readers", "other"), wanted);
+        let wanted = "group `report` is declared in the project file and reads file.checked, audit.>; ordered: ask for \
+                      exactly these, or name another group";
+        assert_eq!(said(&groups, "report", "report"), wanted);
     }
 
     #[test]
