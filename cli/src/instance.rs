@@ -30,10 +30,10 @@ pub const PROJECT_FILE: &str = "agentbus.yaml";
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Global {
     /// State folder of the bus [default: the one of the current project]
-    #[arg(long, global = true, env = "AGENTBUS_DIR", value_name = "FOLDER")]
+    #[arg(long, global = true, env = "AGENTBUS_DIR", value_name = "FOLDER", help_heading = "Global options")]
     pub dir: Option<PathBuf>,
     /// Print JSON instead of text
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Global options")]
     pub json: bool,
 }
 

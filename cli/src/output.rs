@@ -39,6 +39,12 @@ pub fn say(text: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
+/// `1 file`, `2 files`.
+pub fn count(number: impl Into<u64>, one: &str, many: &str) -> String {
+    let number = number.into();
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
 /// Colours, or none (the default).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Paint(bool);
@@ -134,6 +140,11 @@ mod tests {
     fn an_event_cannot_move_the_cursor() {
         assert_eq!(printable("a\x1b[2Jb\nc\td\u{202e}e"), "a\\u{1b}[2Jb\\nc\\td\\u{202e}e");
         assert_eq!(printable("grün {\"a\":1}"), "grün {\"a\":1}");
+    }
+
+    #[test]
+    fn one_is_not_many() {
+        assert_eq!([0_u32, 1, 2].map(|number| count(number, "file", "files")), ["0 files", "1 file", "2 files"]);
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub fn line(event: &Event, paint: Paint) -> String {
 
 /// All of an event, a field a line; empty fields are left out.
 pub fn block(event: &Event) -> Vec<String> {
-    let moment = |time: &Option<Timestamp>| time.as_ref().and_then(timestamp::format).unwrap_or_default();
+    let moment = |time: &Option<Timestamp>| time.as_ref().map(millis).unwrap_or_default();
     let priority = match Priority::try_from(event.priority) {
         Ok(Priority::Unspecified) => String::new(),
         Ok(priority) => priority.as_str_name().trim_start_matches("PRIORITY_").to_ascii_lowercase(),
@@ -101,6 +101,11 @@ pub fn millis(time: &Timestamp) -> String {
     date.and_then(|date| date.format(format).ok()).unwrap_or_else(|| "-".to_owned())
 }
 
+/// A moment written as RFC 3339, with milliseconds; what is none stays as it is.
+pub fn moment(text: &str) -> String {
+    timestamp::parse(text).map_or_else(|| text.to_owned(), |time| millis(&time))
+}
+
 #[cfg(test)]
 mod tests {
     use agentbus_proto::event::v1::{Address as Destination, address::Kind};
@@ -132,6 +137,13 @@ mod tests {
         let event = Event { data: vec![0xff; 100].into(), ..event() };
         let text = data(&event);
         assert!(text.starts_with("<100 bytes> ffffffff ffffffff") && text.ends_with('…'), "{text}");
+    }
+
+    #[test]
+    fn moments_have_one_width() {
+        assert_eq!(moment("2026-11-20T10:00:00.5Z"), "2026-11-20T10:00:00.500Z");
+        assert_eq!(moment("2026-11-20T10:00:00.123456789Z"), "2026-11-20T10:00:00.123Z");
+        assert_eq!((moment("").as_str(), moment("x").as_str()), ("", "x"));
     }
 
     #[test]

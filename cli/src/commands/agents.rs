@@ -5,7 +5,7 @@ use agentbus_control_plane::status::{InstanceState, InstanceStatus};
 
 use crate::instance::Global;
 use crate::output::{self, Paint};
-use crate::table;
+use crate::{show, table};
 
 /// Agents of this bus
 #[derive(Debug, clap::Args)]
@@ -17,6 +17,7 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// List agents with their processes
+    #[command(after_help = "Examples:\n  agentbus agents list\n  agentbus agents list --json | jq -r '.[].url'")]
     List,
 }
 
@@ -63,7 +64,7 @@ fn row(agent: &InstanceStatus) -> Vec<String> {
         number(agent.sidecar_pid),
         agent.url.clone().unwrap_or_else(|| "-".to_owned()),
         restarts,
-        agent.since.clone(),
+        show::moment(&agent.since),
         agent.last_exit.as_deref().map_or_else(|| "-".to_owned(), output::printable),
     ]
 }

@@ -8,9 +8,9 @@ use agentbus_proto::event::v1::Event;
 use agentbus_proto::json::EventJson;
 use anyhow::Context;
 use prost::Message;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::exit::{self, Silent, fault};
+use crate::exit::fault;
 use crate::instance::Global;
 use crate::output;
 use crate::show;
@@ -45,9 +45,13 @@ pub fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
             Ok(output::bytes(&input)?)
         }
         Err(why) => {
-            output::line(format!("<{} bytes> {}", input.len(), show::hex(&input)))?;
-            output::say(format!("error: {}: not an agentbus event: {why}; shown as hex", Code::InvalidEvent));
-            Err(Silent(exit::exit_code(Code::InvalidEvent)).into())
+            if global.json {
+                let hex: String = input.iter().map(|byte| format!("{byte:02x}")).collect();
+                output::json(&json!({"hex": hex}))?;
+            } else {
+                output::line(format!("<{} bytes> {}", input.len(), show::hex(&input)))?;
+            }
+            Err(fault(Code::InvalidEvent, format!("not an agentbus event: {why}; shown as hex")))
         }
     }
 }

@@ -23,6 +23,7 @@ const TICK: Duration = Duration::from_millis(50);
 ///
 /// Agents finish or give back what they hold. Nothing stored is lost; the next `agentbus up` goes on where this one stopped.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  agentbus down\n  agentbus down --kill")]
 pub struct Args {
     /// Kill at once instead of asking; deliveries in work come again after the next start
     #[arg(long)]

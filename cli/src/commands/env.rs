@@ -10,6 +10,7 @@ use crate::{output, quote};
 /// Use it as `eval "$(agentbus env)"`. Afterwards `curl -H "Authorization: Bearer $AGENTBUS_TOKEN" $AGENTBUS_URL/v1/…` talks to your
 /// own sidecar, and the plain `nats` CLI (which reads NATS_URL and NATS_CREDS) looks at the streams.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  eval \"$(agentbus env)\"\n  agentbus env --json | jq -r .AGENTBUS_URL")]
 pub struct Args {}
 
 /// Prints `export NAME=value` lines.

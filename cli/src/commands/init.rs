@@ -21,6 +21,7 @@ const AGENT_FILE: &str = "shout.sh";
 ///
 /// Never overwrites a file.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  agentbus init\n  agentbus init hello && cd hello && agentbus up -d")]
 pub struct Args {
     /// Folder to write to
     #[arg(default_value = ".")]

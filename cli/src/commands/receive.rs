@@ -21,14 +21,14 @@ pub struct Args {
     /// Topics to subscribe first [default: what is subscribed already]
     #[arg(value_name = "PATTERN")]
     pub patterns: Vec<String>,
-    /// Group to subscribe as [default: one of your own for these patterns]
-    #[arg(long, requires = "patterns")]
+    /// Only events of this group; with patterns it is subscribed as [default: one of your own for these patterns]
+    #[arg(long)]
     pub group: Option<String>,
     /// Most events
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub max: u32,
     /// Longest wait for the first one
-    #[arg(long, default_value = "20s", value_name = "DURATION")]
+    #[arg(long, default_value = "20s", value_name = "DURATION", allow_hyphen_values = true)]
     pub wait: String,
     /// Ack what was printed
     #[arg(long)]
@@ -46,11 +46,16 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let door = global.door()?;
     // The sidecar answers in time; a little longer is only for a machine that swaps.
     let api = Api::sidecar(&door.url, &door.token).with_limit(wait + std::time::Duration::from_secs(30));
+    let group = args.group.clone().or_else(|| (!args.patterns.is_empty()).then(|| own_group(&args.patterns)));
     if !args.patterns.is_empty() {
-        let group = args.group.clone().unwrap_or_else(|| own_group(&args.patterns));
         let _: Value = api.post("/v1/subscriptions", &json!({"patterns": args.patterns, "group": group})).await?;
     }
-    let answer: Answer = api.post("/v1/receive", &json!({"max": args.max, "wait": args.wait})).await?;
+    let mut request = json!({"max": args.max, "wait": args.wait});
+    if let Some(group) = &group {
+        // What other groups of the same sidecar hold belongs to others.
+        request["group"] = json!(group);
+    }
+    let answer: Answer = api.post("/v1/receive", &request).await?;
     if global.json {
         output::json(&answer)?;
     } else {

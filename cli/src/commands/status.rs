@@ -12,6 +12,7 @@ use crate::{size, table};
 /// LAG is what a group has not been given yet, IN FLIGHT what its members hold, RETRYING what waits for its next attempt, DEAD what it gave
 /// up (see `agentbus dlq list`).
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  agentbus status\n  agentbus status --json | jq .groups")]
 pub struct Args {}
 
 /// Prints it.

@@ -34,8 +34,12 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Show what apply would do
+    #[command(after_help = "Examples:\n  agentbus streams plan\n  agentbus streams plan --json")]
     Plan(Where),
     /// Create and update streams
+    #[command(
+        after_help = "Examples:\n  agentbus streams apply\n  agentbus streams apply --server nats://broker:4222 --creds admin.creds --replicas 3"
+    )]
     Apply(Where),
     /// Write the table as JSON files that the nats CLI reads
     Export {
@@ -153,14 +157,18 @@ async fn export(global: &Global, folder: Option<&Path>, place: &Where) -> anyhow
     };
     let Some(folder) = folder else { return output::json(&table) };
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
+    let mut written = Vec::new();
     for stream in &table {
         let name = stream.get("name").and_then(Value::as_str).unwrap_or("stream");
         let path = folder.join(format!("{name}.json"));
         std::fs::write(&path, serde_json::to_vec_pretty(stream)?)
             .with_context(|| format!("cannot write `{}`", path.display()))?;
-        output::line(path.display())?;
+        if !global.json {
+            output::line(path.display())?;
+        }
+        written.push(path);
     }
-    Ok(())
+    if global.json { output::json(&written) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -44,14 +44,14 @@ impl Refusal {
         match self {
             Self::LoopGuard => {
                 let times = letter.redrives;
-                format!("the event was redriven {times} times and failed again; repair the cause, then use force")
+                format!("the event was redriven {times} times and failed again; repair the cause, then use --force")
             }
             Self::AlreadyRedriven => {
                 let at = letter.redriven.as_ref().map_or("before", |last| &last.at);
-                format!("it was redriven already ({at}); use force to send it once more")
+                format!("it was redriven already ({at}); use --force to send it once more")
             }
             Self::NoGroup => {
-                format!("group `{}` has no consumer; start an agent of the group first, or use force", letter.group)
+                format!("group `{}` has no consumer; start an agent of the group first, or use --force", letter.group)
             }
             Self::Undecodable => "the payload is no event: it can only go to its group".to_owned(),
             Self::NoOrigin => {

@@ -43,10 +43,7 @@ pub(super) fn of_ending(ending: &Ending, said: &str) -> Verdict {
     let with = |what: String| if said.is_empty() { what } else { format!("{what}: {said}") };
     match ending {
         Ending::Exited(Exit { code: Some(0), .. }) => Verdict::Ack,
-        Ending::Exited(Exit { code: Some(code @ (65 | 75)), .. }) => {
-            let reason = if said.is_empty() { format!("exit {code}") } else { said.to_owned() };
-            if *code == 65 { Verdict::Reject(line(&reason)) } else { Verdict::Nack(line(&reason)) }
-        }
+        Ending::Exited(Exit { code: Some(65), .. }) => reject(with("exit 65".to_owned())),
         Ending::Exited(Exit { code: Some(code), .. }) => nack(with(format!("exit {code}"))),
         // By a signal: told by its name.
         Ending::Exited(exit) => nack(with(exit.to_string())),
@@ -96,9 +93,9 @@ mod tests {
         };
         let (nack, reject) = (|text: &str| Verdict::Nack(text.into()), |text: &str| Verdict::Reject(text.into()));
         check(Some(0), None, "warning", Verdict::Ack);
-        check(Some(75), None, "busy", nack("busy"));
+        check(Some(75), None, "busy", nack("exit 75: busy"));
         check(Some(75), None, "", nack("exit 75"));
-        check(Some(65), None, "bad input", reject("bad input"));
+        check(Some(65), None, "bad input", reject("exit 65: bad input"));
         check(Some(65), None, "", reject("exit 65"));
         check(Some(1), None, "boom", nack("exit 1: boom"));
         check(Some(127), None, "", nack("exit 127"));

@@ -7,10 +7,13 @@ use super::Which;
 use crate::control::{Api, encode};
 use crate::instance::Global;
 use crate::output::{self, printable};
-use crate::table;
+use crate::{show, table};
 
 /// List dead letters
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  agentbus dlq list\n  agentbus dlq list --group check --cause timeout\n  agentbus dlq list --by cause"
+)]
 pub struct Args {
     #[command(flatten)]
     which: Which,
@@ -85,7 +88,7 @@ fn path(args: &Args, limit: usize, after: u64) -> String {
 fn row(letter: &DeadLetter) -> Vec<String> {
     let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { printable(text) };
     let cause = match &letter.redriven {
-        Some(last) => format!("[redriven {}] {}", last.at, printable(&letter.cause)),
+        Some(last) => format!("[redriven {}] {}", show::moment(&last.at), printable(&letter.cause)),
         None => or_dash(&letter.cause),
     };
     vec![
@@ -95,7 +98,7 @@ fn row(letter: &DeadLetter) -> Vec<String> {
         letter.attempts.to_string(),
         or_dash(&letter.to),
         or_dash(&letter.event_id),
-        or_dash(&letter.last_failure),
+        or_dash(&show::moment(&letter.last_failure)),
         cause,
     ]
 }

@@ -28,6 +28,11 @@ enum Command {
     Redrive(redrive::Args),
 }
 
+/// A letter's number as the list shows it.
+fn number(text: &str) -> Result<u64, String> {
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "must be a number from 1".to_owned())
+}
+
 /// Which dead letters are meant.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Which {

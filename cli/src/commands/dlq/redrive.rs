@@ -17,9 +17,12 @@ const SEQS_MAX: usize = 1000;
 /// By default only the group that failed gets the event again, from attempt 1. An event that was redriven three times and failed again is
 /// refused without --force: repair the cause first.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  agentbus dlq redrive 12\n  agentbus dlq redrive --group check --dry-run\n  agentbus dlq redrive --all --yes --rate 10"
+)]
 pub struct Args {
     /// Their numbers, from `dlq list`
-    #[arg(value_name = "SEQ", conflicts_with_all = ["all", "group", "class", "event_type", "cause"])]
+    #[arg(value_name = "SEQ", value_parser = super::number, conflicts_with_all = ["all", "group", "class", "event_type", "cause"])]
     seqs: Vec<u64>,
     /// All that wait for a decision
     #[arg(long)]

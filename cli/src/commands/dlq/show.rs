@@ -1,6 +1,6 @@
 //! `agentbus dlq show`: everything about one dead letter.
 
-use agentbus_control_plane::dead_letters::Shown;
+use agentbus_control_plane::dead_letters::{REDRIVES_MAX, Shown};
 use agentbus_proto::event::v1::Event;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -12,8 +12,10 @@ use crate::show;
 
 /// Show one dead letter with its event
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  agentbus dlq show 12\n  agentbus dlq show 12 --json | jq .event")]
 pub struct Args {
     /// Its number, from `dlq list`
+    #[arg(value_parser = super::number)]
     seq: u64,
 }
 
@@ -37,8 +39,15 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
         }
         None => output::line(format!("no event: <{} bytes> {}", payload.len(), show::hex(&payload)))?,
     }
-    output::say(format!("send it again: agentbus dlq redrive {}", args.seq));
+    let again = if shown.letter.redriven.is_some() { "send it once more" } else { "send it again" };
+    let force = if shown.letter.redriven.is_some() || looped(&shown) { " --force" } else { "" };
+    output::say(format!("{again}: agentbus dlq redrive {}{force}", args.seq));
     Ok(())
+}
+
+/// The loop guard would refuse it.
+fn looped(shown: &Shown) -> bool {
+    shown.letter.redrives >= REDRIVES_MAX
 }
 
 fn fields(shown: &Shown) -> Vec<(&'static str, String)> {
@@ -46,7 +55,10 @@ fn fields(shown: &Shown) -> Vec<(&'static str, String)> {
     let origin =
         letter.origin.as_ref().map(|origin| format!("{} seq {}", origin.stream, origin.seq)).unwrap_or_default();
     let redriven =
-        letter.redriven.as_ref().map(|last| format!("{}, {} time(s), to {}", last.at, last.count, last.to.as_str()));
+        letter.redriven.as_ref().map(|last| {
+        let (at, times) = (show::moment(&last.at), output::count(last.count, "time", "times"));
+        format!("{at}, {times}, to {}", last.to.as_str())
+    });
     let redrives = if letter.redrives == 0 { String::new() } else { letter.redrives.to_string() };
     vec![
         ("dead letter", letter.seq.to_string()),
@@ -55,8 +67,8 @@ fn fields(shown: &Shown) -> Vec<(&'static str, String)> {
         ("class", letter.class.clone()),
         ("cause", letter.cause.clone()),
         ("attempts", letter.attempts.to_string()),
-        ("first failure", letter.first_failure.clone()),
-        ("last failure", letter.last_failure.clone()),
+        ("first failure", show::moment(&letter.first_failure)),
+        ("last failure", show::moment(&letter.last_failure)),
         ("stored at", origin),
         ("trace", shown.headers.get("traceparent").cloned().unwrap_or_default()),
         ("redriven", redriven.unwrap_or_default()),

@@ -13,6 +13,7 @@ use crate::output::{self, Paint};
 
 /// Check this machine and the running bus
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  agentbus doctor\n  agentbus doctor --json | jq '.[] | select(.level != \"ok\")'")]
 pub struct Args {
     /// The nats-server program to check
     #[arg(long, value_name = "FILE")]

@@ -47,7 +47,7 @@ pub struct Args {
     #[arg(long)]
     pub id: Option<String>,
     /// Nobody is given it after this time: 30s, 1h
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub ttl: Option<String>,
     /// Media type [default: application/json if the data is JSON, else text/plain or application/octet-stream]
     #[arg(long, value_name = "TYPE")]
@@ -58,7 +58,7 @@ pub struct Args {
     /// Id of the first event of the chain it belongs to
     #[arg(long, value_name = "ID")]
     pub correlation_id: Option<String>,
-    /// Lane
+    /// Lane; this version stores it with the event and does not yet order by it
     #[arg(long, value_enum)]
     pub priority: Option<Lane>,
     /// Events with the same key keep their order
@@ -73,7 +73,7 @@ pub enum Lane {
     Low,
     /// The default
     Normal,
-    /// Handed out first where a group splits its lanes
+    /// Urgent work
     High,
 }
 

@@ -134,8 +134,12 @@ impl Audit {
         }
         let Totals { files, markers, broken_links, duplicate_groups } = totals;
         output::line(format!(
-            "audit done in {:.1} s: {files} files, {markers} TODO/FIXME markers, {broken_links} broken links, {duplicate_groups} groups of duplicates",
-            took.as_secs_f64()
+            "audit done in {:.1} s: {}, {}, {}, {}",
+            took.as_secs_f64(),
+            output::count(*files, "file", "files"),
+            output::count(*markers, "TODO/FIXME marker", "TODO/FIXME markers"),
+            output::count(*broken_links, "broken link", "broken links"),
+            output::count(*duplicate_groups, "group of duplicates", "groups of duplicates"),
         ))?;
         Ok(output::line(format!("report: {}", report.display()))?)
     }
@@ -144,7 +148,10 @@ impl Audit {
 /// Says which files hold the report up, and what to do.
 fn explain(progress: &Progress) {
     let letters: Vec<&Letter> = progress.open().collect();
-    output::say(format!("the report waits for {} dead letter(s):", letters.len()));
+    output::say(format!(
+        "the report waits for {}:",
+        output::count(letters.len() as u64, "dead letter", "dead letters")
+    ));
     for letter in letters.iter().take(NAMED_MAX) {
         let cause = output::printable(&letter.cause);
         output::say(format!("  {}  {}  {}: {cause}", letter.seq, output::printable(&letter.what), letter.class));

@@ -118,7 +118,10 @@ async fn start(args: &Args, state: &Path) -> anyhow::Result<Bus> {
     // The lock is ours, so whoever still carries this folder's mark belongs to a bus that was killed.
     match leftovers::end(state.as_os_str()) {
         0 => {}
-        ended => output::say(format!("ended {ended} process(es) that a killed bus had left behind")),
+        ended => output::say(format!(
+            "ended {} that a killed bus had left behind",
+            output::count(ended as u64, "process", "processes")
+        )),
     }
     // What an earlier, killed `up` left; it would look like ours.
     let _ = std::fs::remove_file(instance::file(state));
