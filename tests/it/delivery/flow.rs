@@ -13,6 +13,7 @@ use agentbus_tests::{Broker, Member, SidecarProcess};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
+use serde_json::json;
 use tokio::net::TcpStream;
 
 use super::world::{GROUP, World, note};
@@ -169,4 +170,44 @@ async fn a_subscription_without_a_control_plane_fails_soon_and_everything_grante
     let agent = HttpAgent::of(&world.sidecar);
     agent.ack(&agent.receive_one("5s").await).await;
     world.settled().await;
+}
+
+#[tokio::test]
+async fn a_poll_for_one_group_leaves_the_others_alone() {
+    let broker = Broker::start().await;
+    let groups = [broker.group("ga", &["a.>"]).await, broker.group("gb", &["b.>"]).await];
+    let member = Member { agent: "worker", groups: &groups, publish: &[">"], ..Member::default() };
+    let sidecar = SidecarProcess::start(&broker, member).await;
+    let agent = HttpAgent::of(&sidecar);
+    for to in ["a.one", "b.one", "a.two"] {
+        agent.publish(json!({"to": to})).await;
+    }
+    let answer = agent.post("/v1/receive", &json!({"max": 10, "wait": "5s", "group": "gb"})).await;
+    let deliveries = answer.body["deliveries"].as_array().cloned().unwrap_or_default();
+    assert_eq!(deliveries.len(), 1, "{}", answer.body);
+    assert_eq!(deliveries[0]["event"]["to"], "b.one");
+    let unknown = agent.post("/v1/receive", &json!({"group": "gc"})).await;
+    assert_eq!((unknown.status, unknown.body["code"].as_str()), (400, Some("INVALID_ADDRESS")));
+}
+
+#[tokio::test]
+async fn credit_of_one_serves_two_groups_in_turn() {
+    let broker = Broker::start().await;
+    let groups = [broker.group("ga", &["a.>"]).await, broker.group("gb", &["b.>"]).await];
+    let member = Member { agent: "worker", groups: &groups, publish: &[">"], ..Member::default() };
+    let sidecar = SidecarProcess::start(&broker, member).await;
+    let mut client = grpc::client(&sidecar).await;
+    let mut stream = Stream::open(&mut client, 1).await;
+    let agent = HttpAgent::of(&sidecar);
+    for n in 0..10 {
+        agent.publish(json!({"to": "a.one", "data": n})).await;
+        agent.publish(json!({"to": "b.one", "data": n})).await;
+    }
+    let mut seen = Vec::new();
+    for _ in 0..20 {
+        let delivery = stream.delivery().await;
+        seen.push(delivery.group.clone());
+        stream.ack(&delivery).await;
+    }
+    assert_eq!((seen.iter().filter(|group| *group == "ga").count(), seen.len()), (10, 20));
 }
