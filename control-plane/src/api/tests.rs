@@ -194,6 +194,7 @@ async fn strangers_stay_outside_and_mistakes_are_named() {
     api.refused("GET /v1/dead-letters?class=LOST", "", 400, "INVALID_EVENT").await;
     api.refused("GET /v1/dead-letters/x", "", 400, "INVALID_EVENT").await;
     api.refused("GET /v1/dead-letters/77", "", 404, "UNKNOWN_DELIVERY").await;
+    api.refused("GET /v1/dead-letters/0", "", 404, "UNKNOWN_DELIVERY").await;
     api.refused("POST /v1/dead-letters/redrive", "{", 400, "INVALID_EVENT").await;
     api.refused("POST /v1/dead-letters/redrive", r#"{"all":true,"what":1}"#, 400, "INVALID_EVENT").await;
     api.refused("POST /v1/dead-letters/redrive", "{}", 400, "INVALID_EVENT").await;
@@ -323,6 +324,25 @@ async fn facts_of_an_audit_stream_that_was_lost_are_forgotten() {
     // The new fact has the number of the old one.
     api.redrive(json!({"seqs": [2]})).await;
     assert_eq!(seqs(&api.get::<Page>("/v1/dead-letters").await), [1]);
+}
+
+#[tokio::test]
+async fn letters_of_a_stream_that_was_made_again_are_open_and_can_be_redriven() {
+    let bench = Bench::start().await;
+    bench.give_up(1, "readers", Class::Exhausted, "boom", 0, event()).await;
+    let api = bench.serve().await;
+    api.redrive(json!({"all": true})).await;
+    assert!(seqs(&api.get::<Page>("/v1/dead-letters").await).is_empty());
+    bench.context.delete_stream(bench.names.dead_letters()).await.unwrap();
+    plan::apply(&bench.context, &bench.names, &sizes()).await.unwrap();
+    bench.give_up(2, "readers", Class::Exhausted, "boom", 0, event()).await;
+    for api in [api, bench.serve().await] {
+        assert_eq!(seqs(&api.get::<Page>("/v1/dead-letters").await), [1]);
+    }
+    // Within the dedupe window of the first one, and yet really stored.
+    let report = bench.serve().await.redrive(json!({"all": true})).await;
+    assert!(matches!(report.letters[0].outcome, Outcome::Redriven { new_seq: 2, .. }), "{report:?}");
+    assert!(seqs(&bench.serve().await.get::<Page>("/v1/dead-letters").await).is_empty());
 }
 
 #[tokio::test]

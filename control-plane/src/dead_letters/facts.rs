@@ -1,8 +1,9 @@
 //! Which dead letters have been redriven: a fold of the facts `dead_letter.redriven.v1` in the audit stream.
 //!
 //! A stream message cannot be marked, so the mark is a fact beside it. The fold goes on where it stopped; facts are small
-//! and never removed, so nothing is read twice. A stream that was made again has other facts under the same numbers: then
-//! the fold begins anew.
+//! and never removed, so nothing is read twice. An audit stream that was made again has other facts under the same numbers:
+//! then the fold begins anew. A dead-letter stream that was made again has other letters under the same numbers: so a fact
+//! names the time at which its letter was stored as well. Facts of older versions do not, and count by the number alone.
 
 use std::collections::HashMap;
 
@@ -54,6 +55,9 @@ pub struct Redriven {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Fact {
     pub dlq_seq: u64,
+    /// When the dead letter was stored, RFC 3339 with milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dlq_stored: Option<String>,
     pub group: String,
     pub to: Target,
     pub new_stream: String,
@@ -71,12 +75,18 @@ pub(super) struct Facts {
     pub seen: u64,
     /// When the stream was made whose facts these are.
     created: Option<OffsetDateTime>,
-    redriven: HashMap<u64, Redriven>,
+    /// By number and, where the fact has it, time of storing.
+    redriven: HashMap<(u64, Option<String>), Redriven>,
 }
 
 impl Facts {
-    pub(super) fn of(&self, dlq_seq: u64) -> Option<Redriven> {
-        self.redriven.get(&dlq_seq).cloned()
+    /// What is known about the letter of this number that was stored at this time.
+    pub(super) fn of(&self, dlq_seq: u64, stored: &str) -> Option<Redriven> {
+        let exact = self.redriven.get(&(dlq_seq, Some(stored.to_owned())));
+        let by_number = self.redriven.get(&(dlq_seq, None));
+        let count = exact.into_iter().chain(by_number).map(|known| known.count).sum();
+        // A fact with the time is younger than one without.
+        exact.or(by_number).map(|last| Redriven { count, ..last.clone() })
     }
 
     /// Compares with the stream as it is now: one that is another, or lost its end, is read from the start.
@@ -102,9 +112,10 @@ impl Facts {
     }
 
     fn count(&mut self, fact: Fact) {
-        let count = self.redriven.get(&fact.dlq_seq).map_or(0, |before| before.count) + 1;
-        let Fact { dlq_seq, to, new_stream, new_seq, at, redrive, .. } = fact;
-        self.redriven.insert(dlq_seq, Redriven { count, at, to, redrive, new_stream, new_seq });
+        let Fact { dlq_seq, dlq_stored, to, new_stream, new_seq, at, redrive, .. } = fact;
+        let letter = (dlq_seq, dlq_stored);
+        let count = self.redriven.get(&letter).map_or(0, |before| before.count) + 1;
+        self.redriven.insert(letter, Redriven { count, at, to, redrive, new_stream, new_seq });
     }
 }
 
@@ -112,9 +123,16 @@ impl Facts {
 mod tests {
     use super::*;
 
+    const STORED: &str = "2026-11-20T09:00:00.001Z";
+
     fn fact(dlq_seq: u64, new_seq: u64) -> Vec<u8> {
+        fact_of(dlq_seq, Some(STORED), new_seq)
+    }
+
+    fn fact_of(dlq_seq: u64, stored: Option<&str>, new_seq: u64) -> Vec<u8> {
         let fact = Fact {
             dlq_seq,
+            dlq_stored: stored.map(str::to_owned),
             group: "readers".into(),
             to: Target::Group,
             new_stream: "AB_default_RETRY".into(),
@@ -133,9 +151,30 @@ mod tests {
         facts.take(3, &fact(7, 1));
         facts.take(4, b"junk");
         facts.take(5, &fact(7, 2));
-        let last = facts.of(7).unwrap();
+        let last = facts.of(7, STORED).unwrap();
         assert_eq!((last.count, last.new_seq, facts.seen), (2, 2, 5));
-        assert_eq!(facts.of(8), None);
+        assert_eq!(facts.of(8, STORED), None);
+    }
+
+    #[test]
+    fn a_letter_of_the_same_number_in_a_stream_made_again_is_another() {
+        let mut facts = Facts::default();
+        facts.take(1, &fact(7, 1));
+        let count = |facts: &Facts, stored| facts.of(7, stored).map(|last| (last.count, last.new_seq));
+        assert_eq!((count(&facts, STORED), count(&facts, "later")), (Some((1, 1)), None));
+        facts.take(2, &fact_of(7, Some("later"), 2));
+        assert_eq!((count(&facts, STORED), count(&facts, "later")), (Some((1, 1)), Some((1, 2))));
+    }
+
+    #[test]
+    fn a_fact_without_the_time_counts_by_the_number() {
+        let mut facts = Facts::default();
+        let old = fact_of(7, None, 1);
+        assert!(!String::from_utf8_lossy(&old).contains("dlq_stored"));
+        facts.take(1, &old);
+        assert_eq!(facts.of(7, STORED).map(|last| (last.count, last.new_seq)), Some((1, 1)));
+        facts.take(2, &fact(7, 2));
+        assert_eq!(facts.of(7, STORED).map(|last| (last.count, last.new_seq)), Some((2, 2)));
     }
 
     #[test]
@@ -146,7 +185,7 @@ mod tests {
         facts.take(5, &fact(7, 1));
         let check = |facts: &mut Facts, created, last_seq, kept: bool| {
             facts.of_stream(created, last_seq);
-            assert_eq!((facts.of(7).is_some(), facts.seen), (kept, if kept { 5 } else { 0 }), "{last_seq}");
+            assert_eq!((facts.of(7, STORED).is_some(), facts.seen), (kept, if kept { 5 } else { 0 }), "{last_seq}");
         };
         check(&mut facts, first, 9, true);
         check(&mut facts, first, 5, true);

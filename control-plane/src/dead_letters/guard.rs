@@ -95,6 +95,8 @@ pub(super) enum Original {
 pub(super) struct Asked<'a> {
     /// Dead-letter stream.
     pub stream: &'a str,
+    /// When the letter was stored: a stream made again gives the same number to another one.
+    pub stored_at: &'a str,
     pub namespace: &'a str,
     pub to: Target,
     pub force: bool,
@@ -108,7 +110,7 @@ pub(super) struct Asked<'a> {
 
 /// Decides about one letter with `redriven` filled in.
 pub(super) fn decide(letter: &DeadLetter, asked: Asked<'_>) -> Result<Plan, Refusal> {
-    let Asked { stream, to, force, .. } = asked;
+    let Asked { stream, stored_at, to, force, .. } = asked;
     match to {
         Target::Origin => may_go_back(letter, asked)?,
         Target::Group if !asked.group_reads && !force => return Err(Refusal::NoGroup),
@@ -122,7 +124,7 @@ pub(super) fn decide(letter: &DeadLetter, asked: Asked<'_>) -> Result<Plan, Refu
     }
     let nth = letter.redriven.as_ref().map_or(0, |last| last.count) + 1;
     let (seq, to) = (letter.seq, to.as_str());
-    let id = msg_id::sealed(&format!("{stream}/{seq}/redrive/{to}/{nth}"), asked.secret);
+    let id = msg_id::sealed(&format!("{stream}/{seq}@{stored_at}/redrive/{to}/{nth}"), asked.secret);
     Ok(Plan { redrive: letter.redrives.saturating_add(1), id })
 }
 
@@ -166,7 +168,7 @@ mod tests {
 
     fn asked(to: Target, force: bool) -> Asked<'static> {
         let (stream, namespace, original) = ("AB_default_DLQ", "default", Original::Same);
-        Asked { stream, namespace, to, force, group_reads: true, original, secret: "s" }
+        Asked { stream, stored_at: "T", namespace, to, force, group_reads: true, original, secret: "s" }
     }
 
     fn run(letter: &DeadLetter, to: Target, force: bool) -> Result<Plan, Refusal> {
@@ -180,8 +182,8 @@ mod tests {
     #[test]
     fn a_first_redrive_is_allowed_both_ways() {
         let plan = run(&letter(), Target::Group, false).unwrap();
-        assert_eq!((plan.redrive, plan.id), (1, id("AB_default_DLQ/5/redrive/group/1")));
-        assert_eq!(run(&letter(), Target::Origin, false).unwrap().id, id("AB_default_DLQ/5/redrive/origin/1"));
+        assert_eq!((plan.redrive, plan.id), (1, id("AB_default_DLQ/5@T/redrive/group/1")));
+        assert_eq!(run(&letter(), Target::Origin, false).unwrap().id, id("AB_default_DLQ/5@T/redrive/origin/1"));
     }
 
     #[test]
@@ -201,7 +203,7 @@ mod tests {
     fn a_second_redrive_of_one_letter_needs_force_and_has_its_own_id() {
         let letter = DeadLetter { redriven: redriven(1), ..letter() };
         assert_eq!(run(&letter, Target::Group, false), Err(Refusal::AlreadyRedriven));
-        assert_eq!(run(&letter, Target::Group, true).unwrap().id, id("AB_default_DLQ/5/redrive/group/2"));
+        assert_eq!(run(&letter, Target::Group, true).unwrap().id, id("AB_default_DLQ/5@T/redrive/group/2"));
     }
 
     #[test]

@@ -67,6 +67,9 @@ pub struct OriginRef {
 #[derive(Debug, Clone)]
 pub(super) struct Stored {
     pub seq: u64,
+    /// When the broker stored it, RFC 3339 with milliseconds. With the number it tells a letter from one of the same
+    /// number in a stream that was made again.
+    pub at: String,
     pub subject: String,
     pub headers: HeaderMap,
     pub payload: Bytes,
@@ -140,7 +143,7 @@ pub(super) mod tests {
             headers.insert(name, value);
         }
         let subject = agentbus_nats::subject::dead_letter("default", "readers", "check", class.as_str());
-        Stored { seq, subject, headers, payload: payload.into() }
+        Stored { seq, at: "2026-11-20T10:00:09.001Z".into(), subject, headers, payload: payload.into() }
     }
 
     pub(crate) fn event() -> Vec<u8> {
@@ -175,6 +178,7 @@ pub(super) mod tests {
     fn without_any_header_it_still_reads() {
         let bare = Stored {
             seq: 1,
+            at: String::new(),
             subject: "abd.default.g.a.CRASH".into(),
             headers: HeaderMap::new(),
             payload: event().into(),

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use agentbus_nats::identity::Authority;
+use agentbus_nats::moves::rfc3339;
 use agentbus_nats::names::Names;
 use agentbus_nats::publisher::Publisher;
 use agentbus_nats::subject;
@@ -137,7 +138,7 @@ impl DeadLetters {
         let stored = self.get(seq).await?;
         let mut letter = stored.letter();
         self.refresh(&mut *self.facts.lock().await).await?;
-        letter.redriven = self.facts.lock().await.of(seq);
+        letter.redriven = self.facts.lock().await.of(seq, &stored.at);
         let event = Event::decode(stored.payload.clone()).ok().filter(|_| !letter.undecodable);
         let headers = stored.headers.iter().map(|(name, values)| {
             let values: Vec<&str> = values.iter().map(|value| value.as_str()).collect();
@@ -152,11 +153,14 @@ impl DeadLetters {
     }
 
     pub(super) async fn get(&self, seq: u64) -> Result<Stored, Fault> {
+        let unknown = || Fault::new(Code::UnknownDelivery, format!("there is no dead letter {seq}"));
+        // Numbers begin with 1; the broker takes 0 for a request that names none, and refuses it.
+        if seq == 0 {
+            return Err(unknown());
+        }
         match self.stream().await?.direct_get(seq).await {
             Ok(message) => Ok(message.into()),
-            Err(error) if error.kind() == DirectGetErrorKind::NotFound => {
-                Err(Fault::new(Code::UnknownDelivery, format!("there is no dead letter {seq}")))
-            }
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Err(unknown()),
             Err(error) => Err(unreadable(&self.names.dead_letters(), &error)),
         }
     }
@@ -219,7 +223,7 @@ impl Walk<'_> {
             self.scanned += 1;
             self.at = stored.seq;
             let mut letter = stored.letter();
-            letter.redriven = self.letters.facts.lock().await.of(stored.seq);
+            letter.redriven = self.letters.facts.lock().await.of(stored.seq, &stored.at);
             if self.matcher.matches(&letter) {
                 return Ok(Some((stored, letter)));
             }
@@ -240,8 +244,8 @@ const ADDED_BY_THE_BROKER: [&str; 5] =
 
 impl From<StreamMessage> for Stored {
     fn from(message: StreamMessage) -> Self {
-        let StreamMessage { subject, sequence, headers, payload, .. } = message;
-        Self { seq: sequence, subject: subject.to_string(), headers, payload }
+        let StreamMessage { subject, sequence, headers, payload, time } = message;
+        Self { seq: sequence, at: rfc3339(time.into()), subject: subject.to_string(), headers, payload }
     }
 }
 

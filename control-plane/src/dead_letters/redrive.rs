@@ -137,11 +137,12 @@ impl Run<'_> {
         if let Err(fault) = letters.refresh(&mut facts).await {
             return Err(Box::new((letter, fault)));
         }
-        letter.redriven = facts.of(letter.seq);
+        letter.redriven = facts.of(letter.seq, &stored.at);
         let (stream, namespace) = (letters.names.dead_letters(), letters.names.namespace());
         let Request { to, force, dry_run, .. } = *self.request;
         let secret = letters.secret.as_str();
-        let asked = Asked { stream: &stream, namespace, to, force, group_reads: reads, original, secret };
+        let stored_at = stored.at.as_str();
+        let asked = Asked { stream: &stream, stored_at, namespace, to, force, group_reads: reads, original, secret };
         let plan = match guard::decide(&letter, asked) {
             Ok(plan) if dry_run => return Ok((letter, Outcome::WouldRedrive { redrive: plan.redrive })),
             Ok(plan) => plan,
@@ -153,6 +154,7 @@ impl Run<'_> {
         let now = rfc3339(SystemTime::now());
         let fact = Fact {
             dlq_seq: letter.seq,
+            dlq_stored: Some(stored.at.clone()),
             group: letter.group.clone(),
             to,
             new_stream: String::new(),
@@ -226,7 +228,8 @@ fn add(report: &mut Report, done: Done) {
 impl DeadLetter {
     /// Stands for a letter that could not be read.
     fn unknown(seq: u64) -> Self {
-        let nothing = Stored { seq, subject: String::new(), headers: HeaderMap::new(), payload: bytes::Bytes::new() };
+        let (at, subject) = (String::new(), String::new());
+        let nothing = Stored { seq, at, subject, headers: HeaderMap::new(), payload: bytes::Bytes::new() };
         nothing.letter()
     }
 }
@@ -275,7 +278,8 @@ mod tests {
         let stored = stored(5, Class::Exhausted, event());
         let letter = stored.letter();
         let (stream, namespace, original) = ("AB_default_DLQ", "default", Original::Same);
-        let asked = Asked { stream, namespace, to, force: false, group_reads: true, original, secret: "s" };
+        let stored_at = "T";
+        let asked = Asked { stream, stored_at, namespace, to, force: false, group_reads: true, original, secret: "s" };
         let plan = guard::decide(&letter, asked).unwrap();
         let message = copy(&stored, &letter, "default", to, &plan, NOW);
         (stored, message)
@@ -291,7 +295,7 @@ mod tests {
         assert_eq!(message.subject, "abr.default.readers.check");
         assert_eq!(message.payload, stored.payload);
         for (name, wanted) in [
-            (headers::MSG_ID, agentbus_nats::msg_id::sealed("AB_default_DLQ/5/redrive/group/1", "s").as_str()),
+            (headers::MSG_ID, agentbus_nats::msg_id::sealed("AB_default_DLQ/5@T/redrive/group/1", "s").as_str()),
             (headers::REDRIVE, "1"),
             (headers::ATTEMPT, "1"),
             (headers::GROUP, "readers"),
