@@ -122,7 +122,8 @@ pub struct GroupStatus {
     pub waiting: u64,
     /// Dead letters it has written, those since redriven included.
     pub dead_letters: u64,
-    /// Why its state could not be read; then the numbers say nothing.
+    /// What is wrong: its state could not be read, and then the numbers say nothing; or it is left on the broker, but
+    /// nobody is in it any more, and then the numbers are what waits there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
 }

@@ -1,20 +1,28 @@
 //! Status and agents over HTTP.
 //!
-//! Status always answers: what the broker does not tell is named as a problem beside what is known without it.
+//! Status always answers: what the broker does not tell is named as a problem beside what is known without it. Groups that
+//! nobody declares or has joined any more are shown as long as the broker has them: what waits for them is kept.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use agentbus_nats::connect::State as LinkState;
-use agentbus_nats::{consumers, subject};
+use agentbus_nats::names::Names;
+use agentbus_nats::{consumers, subject, topology};
 use async_nats::jetstream::stream::Info;
 use axum::Json;
 use axum::extract::State;
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 
 use super::answers::Agents;
 use super::router::{ApiState, Shared};
 use crate::status::{BrokerStatus, GroupStatus, StreamStatus, SystemStatus};
+
+/// Consumers looked at in search of groups that nobody is in: four pages of the broker's list.
+const LISTED_MAX: usize = 1024;
+/// Of these groups, shown at most; each takes two questions to the broker.
+const ABANDONED_MAX: usize = 64;
+const ABANDONED: &str = "no agent in this group any more";
 
 pub(super) async fn agents(State(shared): State<Arc<Shared>>) -> Json<Agents> {
     Json(Agents { agents: shared.api.instances.borrow().clone() })
@@ -37,7 +45,14 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Json<SystemStat
     // A broker that did not answer once would only be waited for again and again.
     if status.broker.connected && status.broker.problem.is_none() {
         match dead_letters(api).await {
-            Ok(dead) => status.groups = groups(api, &dead).await,
+            Ok(dead) => {
+                let known = (api.groups)();
+                status.groups = groups(api, &known, &dead).await;
+                match abandoned(api, &known).await {
+                    Ok(names) => status.groups.extend(groups(api, &names, &dead).await.into_iter().map(noted)),
+                    Err(why) => status.broker.problem = Some(why),
+                }
+            }
             Err(why) => status.broker.problem = Some(why),
         }
     }
@@ -81,17 +96,41 @@ async fn dead_letters(api: &ApiState) -> Result<HashMap<String, u64>, String> {
     Ok(counts)
 }
 
-async fn groups(api: &ApiState, dead: &HashMap<String, u64>) -> Vec<GroupStatus> {
+async fn groups(api: &ApiState, names: &[String], dead: &HashMap<String, u64>) -> Vec<GroupStatus> {
     let mut groups = Vec::new();
-    for group in (api.groups)() {
+    for group in names {
         // One by one, so that a group whose consumer is missing does not hide the others.
-        let mut status = match consumers::states(&api.context, &api.names, std::slice::from_ref(&group)).await {
+        let mut status = match consumers::states(&api.context, &api.names, std::slice::from_ref(group)).await {
             Ok(states) => states.into_iter().next().map(GroupStatus::from).unwrap_or_default(),
             Err(fault) => GroupStatus { problem: Some(fault.message), ..GroupStatus::default() },
         };
-        status.dead_letters = dead.get(&group).copied().unwrap_or(0);
-        status.group = group;
+        status.dead_letters = dead.get(group).copied().unwrap_or(0);
+        status.group.clone_from(group);
         groups.push(status);
     }
     groups
+}
+
+/// Groups that the broker has and nobody here knows, by name; the first ones, when there are very many.
+async fn abandoned(api: &ApiState, known: &[String]) -> Result<Vec<String>, String> {
+    let name = api.names.events();
+    let why = |error: &dyn std::fmt::Display| format!("cannot list the groups on `{name}`: {error}");
+    let stream = api.context.get_stream_no_info(&name).await.map_err(|error| why(&error))?;
+    let mut listed = stream.consumers().take(LISTED_MAX);
+    let mut abandoned = BTreeSet::new();
+    while let Some(consumer) = listed.try_next().await.map_err(|error| why(&error))? {
+        // Only those that say they are ours: somebody may look into the stream with another tool.
+        let group = consumer.config.metadata.get(topology::METADATA_GROUP);
+        let ours = group.filter(|group| Names::consumer(group) == consumer.name);
+        abandoned.extend(ours.filter(|group| !known.contains(group)).cloned());
+    }
+    Ok(abandoned.into_iter().take(ABANDONED_MAX).collect())
+}
+
+/// Whoever waits for events of such a group joined it elsewhere, at another control plane.
+fn noted(mut group: GroupStatus) -> GroupStatus {
+    if group.waiting == 0 {
+        group.problem.get_or_insert_with(|| ABANDONED.to_owned());
+    }
+    group
 }

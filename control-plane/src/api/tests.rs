@@ -207,6 +207,7 @@ async fn status_and_plan_tell_what_is_there() {
     bench.give_up(1, "readers", Class::Exhausted, "boom", 0, event()).await;
     let api = bench.serve().await;
     let status: SystemStatus = api.get("/v1/status").await;
+    assert_eq!(status.groups.len(), 2);
     assert!(status.broker.connected && status.broker.problem.is_none(), "{:?}", status.broker);
     assert_eq!(status.streams.iter().map(|stream| stream.messages).sum::<u64>(), 1);
     assert_eq!((status.groups[0].dead_letters, &status.groups[0].problem), (1, &None));
@@ -228,6 +229,25 @@ async fn status_and_plan_tell_what_is_there() {
     let planned: Streams = api.get("/v1/streams/plan").await;
     assert!(!planned.steps.iter().any(Step::changes_something));
     assert_eq!(bench.message("AB_default_AUDIT", 1).await.subject.as_str(), "aba.default.topology.applied.v1");
+}
+
+#[tokio::test]
+async fn a_group_that_nobody_is_in_is_shown_with_what_waits_for_it() {
+    let bench = Bench::start().await;
+    let left: GroupGrant = serde_json::from_value(json!({"name": "left", "patterns": ["notes.>"]})).unwrap();
+    consumers::ensure(&bench.context, &bench.names, &left).await.unwrap();
+    let foreign = jetstream::consumer::pull::Config { durable_name: Some("foreign".into()), ..Default::default() };
+    bench.context.create_consumer_on_stream(foreign, bench.names.events()).await.unwrap();
+    bench.event(ORIGIN, event()).await;
+    bench.give_up(1, "left", Class::Exhausted, "boom", 0, event()).await;
+    let api = bench.serve().await;
+    let status: SystemStatus = api.get("/v1/status").await;
+    let names: Vec<&str> = status.groups.iter().map(|group| group.group.as_str()).collect();
+    assert_eq!((names, status.broker.problem), (vec!["readers", "missing", "left"], None));
+    let left = &status.groups[2];
+    assert_eq!((left.lag, left.dead_letters), (1, 1));
+    assert_eq!(left.problem.as_deref(), Some("no agent in this group any more"));
+    assert_eq!(status.groups[0].problem, None);
 }
 
 #[tokio::test]
