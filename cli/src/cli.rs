@@ -26,8 +26,11 @@ pub struct Cli {
 /// Everything between the operating system and a command.
 pub fn main() -> ExitCode {
     match Cli::try_parse() {
-        Ok(cli) => exit::finish(commands::run(&cli.global, cli.command)),
-        Err(error) => exit::usage(&error),
+        Ok(cli) => {
+            let json = cli.global.json;
+            exit::finish(commands::run(&cli.global, cli.command), json)
+        }
+        Err(error) => exit::usage(&error, std::env::args_os().take_while(|arg| arg != "--").any(|arg| arg == "--json")),
     }
 }
 
@@ -40,6 +43,17 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn mistakes_are_told_in_our_words() {
+        let said = |args: &[&str]| {
+            let error = Cli::try_parse_from(args).unwrap_err();
+            exit::usage_line(&error)
+        };
+        assert_eq!(said(&["agentbus", "stauts"]), "unknown command `stauts`; did you mean `status`?");
+        assert!(said(&["agentbus", "dlq", "show", "0"]).contains("must be a number from 1"));
+        assert!(said(&["agentbus", "receive", "--max", "x"]).contains("must be a number"));
     }
 
     #[test]

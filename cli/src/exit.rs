@@ -9,7 +9,8 @@ use std::process::ExitCode;
 use agentbus_nats::server::{find, process::StartError};
 use agentbus_proto::{Code, Fault, duration};
 use agentbus_runtime::state;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use serde_json::{Value, json};
 
 use crate::output;
 
@@ -26,8 +27,8 @@ pub fn fault(code: Code, message: impl Into<String>) -> anyhow::Error {
     Fault::new(code, message).into()
 }
 
-/// Says what went wrong, if something did, and gives the exit code.
-pub fn finish(result: anyhow::Result<()>) -> ExitCode {
+/// Says what went wrong, if something did, and gives the exit code. `json`: as one problem object on one line.
+pub fn finish(result: anyhow::Result<()>, json: bool) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -35,14 +36,18 @@ pub fn finish(result: anyhow::Result<()>) -> ExitCode {
             if let Some(Silent(code)) = error.downcast_ref() {
                 return ExitCode::from(*code);
             }
-            output::say(text(&error));
+            if json {
+                output::say(problem(&error))
+            } else {
+                output::say(text(&error))
+            }
             ExitCode::from(code(&error))
         }
     }
 }
 
 /// What clap refused, in our form; help and version are data and no error.
-pub fn usage(error: &clap::Error) -> ExitCode {
+pub fn usage(error: &clap::Error, json: bool) -> ExitCode {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             let _ = error.print();
@@ -52,11 +57,25 @@ pub fn usage(error: &clap::Error) -> ExitCode {
             let _ = error.print();
             ExitCode::from(exit_code(Code::BadConfig))
         }
-        _ => {
-            output::say(format!("error: {}: {}", Code::BadConfig, usage_text(&error.render().to_string())));
-            ExitCode::from(exit_code(Code::BadConfig))
-        }
+        _ => finish(Err(fault(Code::BadConfig, usage_line(error))), json),
     }
+}
+
+/// clap's words in our form: one line.
+pub fn usage_line(error: &clap::Error) -> String {
+    unknown_command(error).unwrap_or_else(|| usage_text(&error.render().to_string()))
+}
+
+/// A word that is no command, with the one that was meant.
+fn unknown_command(error: &clap::Error) -> Option<String> {
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else { return None };
+    let meant = match error.get(ContextKind::SuggestedSubcommand) {
+        Some(ContextValue::Strings(words)) => words.first(),
+        Some(ContextValue::String(word)) => Some(word),
+        _ => None,
+    };
+    let hint = meant.map_or_else(|| "see `--help`".to_owned(), |meant| format!("did you mean `{meant}`?"));
+    Some(format!("unknown command `{word}`; {hint}"))
 }
 
 /// clap's several lines as one.
@@ -71,12 +90,35 @@ fn usage_text(rendered: &str) -> String {
         }
     }
     let what = what.join(" ");
+    // The words of Rust's number parser are for programmers.
+    let what = ["invalid digit found in string", "cannot parse integer from empty string"]
+        .iter()
+        .fold(what, |what, said| what.replace(said, "must be a number"));
     if usage.is_empty() { format!("{what}; see `--help`") } else { format!("{what}; usage: {usage}") }
 }
 
 /// The line for stderr.
 pub fn text(error: &anyhow::Error) -> String {
     let label = known(error).map_or("FAILED", |fault| fault.code.as_str());
+    let mut text = format!("error: {label}: {}", detail(error));
+    if let Some(after) = error.downcast_ref::<Fault>().and_then(|fault| fault.retry_after) {
+        text.push_str(&format!("; try again in {}", duration::format(after)));
+    }
+    text
+}
+
+/// The same for programs: the problem object of the HTTP API, with the exit code as `exit`.
+pub fn problem(error: &anyhow::Error) -> Value {
+    let mut problem = match known(error) {
+        Some(fault) => Fault { message: detail(error), ..fault }.problem_json(),
+        None => json!({"type": "about:blank", "title": "it failed", "detail": detail(error), "code": "FAILED"}),
+    };
+    problem["exit"] = code(error).into();
+    problem
+}
+
+/// The error and its causes, each once.
+fn detail(error: &anyhow::Error) -> String {
     let mut parts: Vec<String> = Vec::new();
     for cause in error.chain() {
         let part = cause.downcast_ref::<Fault>().map_or_else(|| cause.to_string(), |fault| fault.message.clone());
@@ -85,11 +127,7 @@ pub fn text(error: &anyhow::Error) -> String {
             parts.push(part);
         }
     }
-    let mut text = format!("error: {label}: {}", parts.join(": "));
-    if let Some(after) = error.downcast_ref::<Fault>().and_then(|fault| fault.retry_after) {
-        text.push_str(&format!("; try again in {}", duration::format(after)));
-    }
-    text
+    parts.join(": ")
 }
 
 /// The exit code of the contract.
@@ -176,6 +214,16 @@ mod tests {
         let error = Err::<(), _>(fault).context("cannot publish").unwrap_err();
         assert_eq!(text(&error), "error: STREAM_FULL: cannot publish: stream `X` is full; try again in 2s");
         assert_eq!(code(&error), 75);
+    }
+
+    #[test]
+    fn programs_get_a_problem_object() {
+        let error = Err::<(), _>(Fault::new(Code::StreamFull, "full")).context("cannot publish").unwrap_err();
+        let problem = problem(&error);
+        assert_eq!((&problem["code"], &problem["exit"]), (&json!("STREAM_FULL"), &json!(75)));
+        assert_eq!(problem["detail"], "cannot publish: full");
+        let other = super::problem(&anyhow::anyhow!("odd"));
+        assert_eq!((&other["code"], &other["exit"]), (&json!("FAILED"), &json!(1)));
     }
 
     #[test]

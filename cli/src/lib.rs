@@ -13,6 +13,8 @@ pub mod control;
 pub mod exit;
 pub mod instance;
 pub mod output;
+pub mod probe;
+pub mod programs;
 pub mod quote;
 pub mod show;
 pub mod size;

@@ -1,36 +1,116 @@
 //! `agentbus status`: the whole bus on one screen.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
+use agentbus_control_plane::api::Agents;
+use agentbus_control_plane::dead_letters::Causes;
 use agentbus_control_plane::status::{BrokerStatus, GroupStatus, StreamStatus, SystemStatus};
+use agentbus_proto::Code;
+use serde_json::Value;
 
 use super::agents;
-use crate::instance::Global;
+use crate::exit::fault;
+use crate::instance::{Global, Instance};
 use crate::output::{self, Paint};
-use crate::{size, table};
+use crate::{probe, show, size, table};
 
 /// Show the broker, the streams, the groups and the agents
 ///
 /// LAG is what a group has not been given yet, IN FLIGHT what its members hold, RETRYING what waits for its next attempt, DEAD what it gave
-/// up (see `agentbus dlq list`).
+/// up and nobody has sent again (see `agentbus dlq list`).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  agentbus status\n  agentbus status --json | jq .groups")]
 pub struct Args {}
 
-/// Prints it.
+/// Longest wait for an answer, once the broker has shown that it is there.
+const LIMIT: Duration = Duration::from_secs(10);
+/// Longest wait for the count of open dead letters: there may be many to read.
+const COUNT_LIMIT: Duration = Duration::from_secs(5);
+
+/// Prints it; ends with 75 when the broker does not answer.
 pub async fn run(global: &Global, _args: &Args) -> anyhow::Result<()> {
     let instance = global.instance()?;
-    let status: SystemStatus = instance.control().get("/v1/status").await?;
+    let hung = probe::greets(&instance.broker.url).await.err();
+    let (status, open) = match &hung {
+        None => healthy(&instance).await?,
+        Some(why) => (without_broker(&instance, why).await?, None),
+    };
     if global.json {
-        return output::json(&status);
+        output::json(&json(&status, open.as_ref())?)?;
+    } else {
+        print(&instance, &status, open.as_ref())?;
     }
+    let away = hung.or_else(|| status.broker.problem.as_ref().map(|why| format!("the broker does not answer: {why}")));
+    away.map_or(Ok(()), |why| Err(fault(Code::BrokerDown, format!("{why}; `agentbus doctor` says more"))))
+}
+
+async fn healthy(instance: &Instance) -> anyhow::Result<(SystemStatus, Option<Open>)> {
+    let status: SystemStatus = instance.control().with_limit(LIMIT).get("/v1/status").await?;
+    if status.groups.iter().all(|group| group.dead_letters == 0) {
+        return Ok((status, Some(Open::default())));
+    }
+    let counted = instance.control().with_limit(COUNT_LIMIT).get::<Causes>("/v1/dead-letters/groups").await;
+    Ok((status, counted.ok().map(Open::from)))
+}
+
+/// What the control plane knows by itself.
+async fn without_broker(instance: &Instance, why: &str) -> anyhow::Result<SystemStatus> {
+    let Agents { agents } = instance.control().with_limit(LIMIT).get("/v1/agents").await?;
+    let (url, version) = (instance.broker.url.clone(), instance.broker.version.clone());
+    let broker = BrokerStatus { url, version, connected: false, problem: Some(why.to_owned()) };
+    Ok(SystemStatus { namespace: instance.namespace.clone(), broker, agents, ..SystemStatus::default() })
+}
+
+/// Dead letters that wait for a decision, by group.
+#[derive(Debug, Default)]
+struct Open {
+    counts: HashMap<String, u64>,
+    /// There are more.
+    truncated: bool,
+}
+
+impl From<Causes> for Open {
+    fn from(causes: Causes) -> Self {
+        let mut counts = HashMap::new();
+        for cause in causes.causes {
+            *counts.entry(cause.group).or_default() += cause.open;
+        }
+        Self { counts, truncated: causes.truncated }
+    }
+}
+
+impl Open {
+    fn of(&self, group: &str) -> u64 {
+        self.counts.get(group).copied().unwrap_or(0)
+    }
+}
+
+/// The API's object, with the number of open dead letters added to each group.
+fn json(status: &SystemStatus, open: Option<&Open>) -> anyhow::Result<Value> {
+    let mut value = serde_json::to_value(status)?;
+    if let (Some(open), Some(groups)) = (open, value["groups"].as_array_mut()) {
+        for (entry, group) in groups.iter_mut().zip(&status.groups) {
+            entry["dead_letters_open"] = open.of(&group.group).into();
+        }
+    }
+    Ok(value)
+}
+
+fn print(instance: &Instance, status: &SystemStatus, open: Option<&Open>) -> anyhow::Result<()> {
     let paint = Paint::stdout();
-    output::line(format!("namespace {}, up since {} (process {})", status.namespace, instance.started, instance.pid))?;
+    let started = show::moment(&instance.started);
+    output::line(format!("namespace {}, up since {started} (process {})", status.namespace, instance.pid))?;
     output::line(broker(&status.broker, paint))?;
-    section(
-        "",
-        table::render(&["STREAM", "EVENTS", "SIZE", "OF"], &status.streams.iter().map(stream).collect::<Vec<_>>()),
-    )?;
-    let header = ["GROUP", "LAG", "IN FLIGHT", "RETRYING", "DEAD", "LISTENING", "NOTE"];
-    section("", table::render(&header, &status.groups.iter().map(group).collect::<Vec<_>>()))?;
+    if !status.streams.is_empty() {
+        let rows: Vec<_> = status.streams.iter().map(stream).collect();
+        section("", table::render(&["STREAM", "EVENTS", "SIZE", "OF"], &rows))?;
+    }
+    if status.broker.problem.is_none() {
+        let header = ["GROUP", "LAG", "IN FLIGHT", "RETRYING", "DEAD", "LISTENING", "NOTE"];
+        let rows: Vec<_> = status.groups.iter().map(|status| group(status, open)).collect();
+        section("", table::render(&header, &rows))?;
+    }
     section("", agents::lines(&status.agents, paint))
 }
 
@@ -53,9 +133,15 @@ fn stream(stream: &StreamStatus) -> Vec<String> {
     vec![stream.name.clone(), stream.messages.to_string(), size::human(stream.bytes), most]
 }
 
-fn group(group: &GroupStatus) -> Vec<String> {
+fn group(group: &GroupStatus, open: Option<&Open>) -> Vec<String> {
     let note = group.problem.as_deref().map(output::printable).unwrap_or_default();
     let listening = if group.waiting > 0 { "yes" } else { "no" };
-    let numbers = [group.lag, group.in_flight, group.retrying, group.dead_letters].map(|number| number.to_string());
-    [group.group.clone()].into_iter().chain(numbers).chain([listening.to_owned(), note]).collect()
+    let dead = match open {
+        Some(open) if open.truncated => format!("{}+", open.of(&group.group)),
+        Some(open) => open.of(&group.group).to_string(),
+        // They could not be counted in time.
+        None => "-".to_owned(),
+    };
+    let numbers = [group.lag, group.in_flight, group.retrying].map(|number| number.to_string());
+    [group.group.clone()].into_iter().chain(numbers).chain([dead, listening.to_owned(), note]).collect()
 }

@@ -2,6 +2,8 @@
 //!
 //! An ordered consumer of its own, made and dropped with the command. It sees all events of the namespace, whoever they are for.
 
+use std::time::{Duration, Instant};
+
 use agentbus_nats::pattern;
 use agentbus_proto::event::v1::Event;
 use agentbus_proto::json::event_to_json;
@@ -15,10 +17,15 @@ use serde_json::json;
 use crate::broker::{Access, Broker};
 use crate::instance::Global;
 use crate::output::{self, Paint};
-use crate::show;
+use crate::{probe, show};
 
 /// Errors of the stream in a row after which something is really wrong; each stands for several seconds of trying.
 const ERRORS_MAX: u32 = 10;
+
+/// How often it is looked whether the bus is still there.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// `up` has a broker that died back within seconds.
+const SILENT_MAX: Duration = Duration::from_secs(15);
 
 /// Watch events go by without taking them
 #[derive(Debug, clap::Args)]
@@ -54,14 +61,20 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let mut messages = consumer.messages().await.map_err(|error| refused(&error))?;
     let (mut seen, mut errors) = (0_u64, 0);
     let paint = Paint::stdout();
+    if !args.no_follow {
+        let what = if args.patterns.is_empty() { "everything".to_owned() } else { args.patterns.join(" ") };
+        output::say(format!("watching {what}; Ctrl-C ends"));
+    }
+    let mut gone = std::pin::pin!(gone(global, &access.url));
     loop {
         // A message that loses against the signal is one that nobody waits for.
         let message = tokio::select! {
             message = messages.next() => message,
             _ = &mut stop => return Ok(()),
+            why = &mut gone => return Err(why.into()),
         };
         match message {
-            None => return Ok(()),
+            None => return Err(Fault::new(Code::BrokerDown, "the event stream ended").into()),
             Some(Ok(message)) => {
                 errors = 0;
                 seen += 1;
@@ -79,6 +92,33 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
                 }
                 output::say(format!("interrupted, trying on: {error}"));
             }
+        }
+    }
+}
+
+/// Resolves when there is nothing to wait for any more: the bus has stopped, or its broker has been silent for 15 s. A broker that
+/// is started again meanwhile is no reason; the consumer goes on by itself.
+async fn gone(global: &Global, url: &str) -> Fault {
+    // With NATS_URL there is no state folder to look at, and perhaps no single server to ask.
+    let Ok(instance) = global.instance() else { return std::future::pending().await };
+    let mut silent: Option<Instant> = None;
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if !global.instance().is_ok_and(|now| now.pid == instance.pid) {
+            return Fault::new(Code::BrokerDown, "the bus has stopped; `agentbus up -d` starts it");
+        }
+        match (probe::greets(url).await, silent) {
+            (Ok(()), None) => {}
+            (Ok(()), Some(_)) => {
+                output::say("the broker answers again");
+                silent = None;
+            }
+            (Err(why), None) => {
+                output::say(format!("{why}; waiting for it"));
+                silent = Some(Instant::now());
+            }
+            (Err(why), Some(since)) if since.elapsed() > SILENT_MAX => return Fault::new(Code::BrokerDown, why),
+            (Err(_), Some(_)) => {}
         }
     }
 }

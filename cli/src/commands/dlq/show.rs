@@ -54,8 +54,7 @@ fn fields(shown: &Shown) -> Vec<(&'static str, String)> {
     let letter = &shown.letter;
     let origin =
         letter.origin.as_ref().map(|origin| format!("{} seq {}", origin.stream, origin.seq)).unwrap_or_default();
-    let redriven =
-        letter.redriven.as_ref().map(|last| {
+    let redriven = letter.redriven.as_ref().map(|last| {
         let (at, times) = (show::moment(&last.at), output::count(last.count, "time", "times"));
         format!("{at}, {times}, to {}", last.to.as_str())
     });

@@ -1,43 +1,51 @@
 //! Checks of the running bus: control plane, broker, streams, groups, agents.
 
-use agentbus_control_plane::api::Streams;
-use agentbus_control_plane::status::{InstanceState, SystemStatus};
+use agentbus_control_plane::api::{Agents, Streams};
+use agentbus_control_plane::status::{InstanceState, InstanceStatus, SystemStatus};
 
-use super::Finding;
+use super::{Finding, LIMIT, Report};
 use crate::broker::Access;
 use crate::control::Api;
 use crate::instance::{Global, Instance};
-use crate::size;
+use crate::{output, probe, size};
 
-pub(super) async fn check(global: &Global) -> Vec<Finding> {
+/// `up` notices a broker that ended, not one that hangs.
+const HUNG: &str = "end the nats-server process, `up` starts it again by itself; or stop and start the bus";
+
+pub(super) async fn check(global: &Global, report: &mut Report) -> anyhow::Result<()> {
     let instance = match global.instance() {
         Ok(instance) => instance,
-        Err(error) => return vec![Finding::ok("bus", format!("not checked: {error}"))],
+        Err(error) => return report.add(Finding::ok("bus", format!("not checked: {error}"))),
     };
-    let api = instance.control();
-    let mut findings = vec![];
+    let api = instance.control().with_limit(LIMIT);
+    let agents = match api.get::<Agents>("/v1/agents").await {
+        Ok(Agents { agents }) => agents,
+        Err(fault) => {
+            let advice = "`agentbus down --kill`, then `agentbus up -d`";
+            return report.add(Finding::fail("control plane", fault.message, advice));
+        }
+    };
+    report.add(Finding::ok("control plane", instance.control.url.clone()))?;
+    // Asked first, because everything below would wait for it one after the other.
+    if let Err(why) = probe::greets(&instance.broker.url).await {
+        report.add(Finding::fail("broker", why, HUNG))?;
+        report.add(processes(&agents))?;
+        return report.add(Finding::warn("streams", "not checked: the broker does not answer", ""));
+    }
     match api.get::<SystemStatus>("/v1/status").await {
         Ok(status) => {
-            findings.push(Finding::ok("control plane", instance.control.url.clone()));
-            findings.push(connected(&status));
-            findings.extend(full(&status));
-            findings.push(agents(&status));
-            findings.extend(unheard(&status));
+            let findings = [Some(connected(&status)), full(&status), Some(processes(&status.agents)), unheard(&status)];
+            findings.into_iter().flatten().try_for_each(|finding| report.add(finding))?;
         }
-        Err(fault) => findings.push(Finding::fail(
-            "control plane",
-            fault.message,
-            "`agentbus down --kill`, then `agentbus up -d`",
-        )),
+        Err(fault) => report.add(Finding::fail("broker", fault.message, HUNG))?,
     }
-    findings.push(streams(&api).await);
-    findings.extend(limits(&instance).await);
-    findings.push(Finding::warn(
+    report.add(streams(&api).await)?;
+    limits(&instance).await.into_iter().try_for_each(|finding| report.add(finding))?;
+    report.add(Finding::warn(
         "durability",
         "nats-server syncs to disk every 2 minutes (its default): a killed process loses nothing, a power cut may lose the last events",
         "for stronger promises run your own cluster with 3 replicas, or `sync_interval: always` (some thirty times slower)",
-    ));
-    findings
+    ))
 }
 
 fn connected(status: &SystemStatus) -> Finding {
@@ -65,12 +73,11 @@ fn full(status: &SystemStatus) -> Option<Finding> {
     (!list.is_empty()).then(|| Finding::warn("space", list.join(", "), advice))
 }
 
-fn agents(status: &SystemStatus) -> Finding {
+fn processes(agents: &[InstanceStatus]) -> Finding {
     let bad = |state: InstanceState| {
         matches!(state, InstanceState::Backoff | InstanceState::Crashlooping | InstanceState::Exited)
     };
-    let list: Vec<String> = status
-        .agents
+    let list: Vec<String> = agents
         .iter()
         .filter(|agent| bad(agent.state))
         .map(|agent| {
@@ -79,7 +86,7 @@ fn agents(status: &SystemStatus) -> Finding {
         })
         .collect();
     if list.is_empty() {
-        return Finding::ok("agents", format!("{} running", status.agents.len()));
+        return Finding::ok("agents", format!("{} running", agents.len()));
     }
     Finding::fail("agents", list.join(", "), "`agentbus logs AGENT` shows what they said")
 }
@@ -87,7 +94,8 @@ fn agents(status: &SystemStatus) -> Finding {
 /// Groups with work and nobody there.
 fn unheard(status: &SystemStatus) -> Option<Finding> {
     let idle = status.groups.iter().filter(|group| group.waiting == 0 && group.in_flight == 0 && group.lag > 0);
-    let list: Vec<String> = idle.map(|group| format!("{} ({} events)", group.group, group.lag)).collect();
+    let list: Vec<String> =
+        idle.map(|group| format!("{} ({})", group.group, output::count(group.lag, "event", "events"))).collect();
     (!list.is_empty())
         .then(|| Finding::warn("unheard groups", list.join(", "), "nobody of the group is connected; its events wait"))
 }
@@ -117,10 +125,12 @@ async fn limits(instance: &Instance) -> Vec<Finding> {
         creds: instance.broker.creds.clone(),
         namespace: instance.namespace.clone(),
     };
-    let account = match access.connect("doctor").await {
-        Ok(broker) => broker.jetstream.query_account().await.map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
+    let ask = async {
+        let broker = access.connect("doctor").await.map_err(|error| error.to_string())?;
+        broker.jetstream.query_account().await.map_err(|error| error.to_string())
     };
+    let late = || Err(format!("no answer within {} s", LIMIT.as_secs()));
+    let account = tokio::time::timeout(LIMIT, ask).await.unwrap_or_else(|_| late());
     match account {
         Err(why) => {
             vec![Finding::fail("your credentials", format!("cannot ask the broker: {why}"), "stop and start the bus")]
@@ -133,9 +143,9 @@ async fn limits(instance: &Instance) -> Vec<Finding> {
                 Finding::ok(
                     "JetStream",
                     format!(
-                        "{} streams, {} consumers, {} stored; account: {most}",
-                        account.streams,
-                        account.consumers,
+                        "{}, {}, {} stored; account: {most}",
+                        output::count(account.streams as u64, "stream", "streams"),
+                        output::count(account.consumers as u64, "consumer", "consumers"),
                         size::human(account.storage)
                     ),
                 ),

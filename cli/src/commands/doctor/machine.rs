@@ -5,30 +5,33 @@ use std::path::Path;
 use agentbus_nats::server::{find, find_only};
 use agentbus_runtime::state;
 
-use super::{Args, Finding};
+use super::{Args, Finding, LIMIT, Report};
 use crate::instance::{self, Global, PROJECT_FILE};
-use crate::size;
+use crate::{output, programs, size};
 
 /// Below this the streams get less than they would like.
 const FREE_WANTED: u64 = 3 << 30;
 const FREE_NEEDED: u64 = 64 << 20;
 
-pub(super) async fn check(global: &Global, args: &Args) -> Vec<Finding> {
-    let mut findings = vec![nats_server(args).await];
+pub(super) async fn check(global: &Global, args: &Args, report: &mut Report) -> anyhow::Result<()> {
+    report.add(nats_server(args).await)?;
     match instance::state_dir(global) {
         Ok(state) => {
-            findings.push(writable(&state));
-            findings.extend(free(&state));
+            report.add(writable(&state))?;
+            free(&state).map_or(Ok(()), |finding| report.add(finding))?;
         }
-        Err(error) => findings.push(Finding::fail("state folder", error.to_string(), "set HOME, or give --dir")),
+        Err(error) => report.add(Finding::fail("state folder", error.to_string(), "set HOME, or give --dir"))?,
     }
-    findings.push(project());
-    findings.push(orphans());
-    findings
+    project().into_iter().try_for_each(|finding| report.add(finding))?;
+    report.add(orphans())
 }
 
 async fn nats_server(args: &Args) -> Finding {
-    match find_only(&find::Options::from_env(args.nats_server.clone())).await {
+    let options = find::Options::from_env(args.nats_server.clone());
+    let Ok(found) = tokio::time::timeout(LIMIT, find_only(&options)).await else {
+        return Finding::fail("nats-server", "one was found, but it does not tell its version", "name another one");
+    };
+    match found {
         Ok(binary) => {
             Finding::ok("nats-server", format!("{} from {}: {}", binary.version, binary.source, binary.path.display()))
         }
@@ -82,19 +85,30 @@ fn free(state: &Path) -> Option<Finding> {
     })
 }
 
-fn project() -> Finding {
-    let Ok(here) = instance::current_dir() else { return Finding::warn("project", "the current folder is gone", "") };
-    let file = instance::project_dir(&here).join(PROJECT_FILE);
+fn project() -> Vec<Finding> {
+    let Ok(here) = instance::current_dir() else {
+        return vec![Finding::warn("project", "the current folder is gone", "")];
+    };
+    let folder = instance::project_dir(&here);
+    let file = folder.join(PROJECT_FILE);
     if !file.exists() {
-        return Finding::ok(
+        return vec![Finding::ok(
             "project",
             "no agentbus.yaml: `up` starts a bus with only you on it (`agentbus init` writes one)",
-        );
+        )];
     }
-    match agentbus_control_plane::spec::Project::load(&file) {
-        Ok(project) => Finding::ok("project", format!("{}: {} agents", file.display(), project.agents.len())),
-        Err(errors) => Finding::fail("project", errors.to_string(), "repair the file"),
+    let project = match agentbus_control_plane::spec::Project::load(&file) {
+        Ok(project) => project,
+        Err(errors) => return vec![Finding::fail("project", errors.to_string(), "repair the file")],
+    };
+    let agents = output::count(project.agents.len() as u64, "agent", "agents");
+    let mut findings = vec![Finding::ok("project", format!("{}: {agents}", file.display()))];
+    let missing = programs::missing(&project, &folder);
+    if !missing.is_empty() {
+        let advice = "install it, or name it with its whole path in agentbus.yaml";
+        findings.push(Finding::warn("programs", missing.join("; "), advice));
     }
+    findings
 }
 
 /// Whether children die with a killed `up`.

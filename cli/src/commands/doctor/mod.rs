@@ -1,9 +1,11 @@
 //! `agentbus doctor`: looks for what is wrong or weak, and says what to do about it. Changes nothing.
 //!
-//! Each check gives ok, warn or fail. Exit code 0 when nothing failed, else 1.
+//! Each check gives ok, warn or fail within 2 s, and is printed as it comes. Exit code 0 when nothing failed, else 1.
 
 mod broker;
 mod machine;
+
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -60,25 +62,41 @@ impl Finding {
     }
 }
 
-/// Runs all checks.
-pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
-    let mut findings = machine::check(global, args).await;
-    findings.extend(broker::check(global).await);
-    if global.json {
-        output::json(&findings)?;
-    } else {
-        let paint = Paint::stdout();
-        for finding in &findings {
-            for line in lines(finding, paint) {
+/// Longest time one check may take: a part that hangs must not hide what is wrong with the others.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// What was found so far. Text is printed as it comes, JSON at the end.
+struct Report {
+    json: bool,
+    paint: Paint,
+    findings: Vec<Finding>,
+}
+
+impl Report {
+    fn add(&mut self, finding: Finding) -> anyhow::Result<()> {
+        if !self.json {
+            for line in lines(&finding, self.paint) {
                 output::line(line)?;
             }
         }
+        self.findings.push(finding);
+        Ok(())
     }
-    let failed = findings.iter().filter(|finding| finding.level == Level::Fail).count();
+}
+
+/// Runs all checks.
+pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
+    let mut report = Report { json: global.json, paint: Paint::stdout(), findings: Vec::new() };
+    machine::check(global, args, &mut report).await?;
+    broker::check(global, &mut report).await?;
+    if global.json {
+        output::json(&report.findings)?;
+    }
+    let failed = report.findings.iter().filter(|finding| finding.level == Level::Fail).count();
     if failed == 0 {
         return Ok(());
     }
-    output::say(format!("{failed} check(s) failed"));
+    output::say(format!("{} failed", output::count(failed as u64, "check", "checks")));
     Err(Silent(1).into())
 }
 

@@ -4,7 +4,7 @@
 
 mod files;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::time::Duration;
 
@@ -53,16 +53,15 @@ impl Args {
 
 /// Prints the last lines, then what comes.
 pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
-    let folder = instance::state_dir(global)?.join("logs");
+    let state = instance::state_dir(global)?;
+    let folder = state.join("logs");
     let mut files = Files::default();
     files.look(&folder, &|source| args.wants(source));
     if files.files.is_empty() && !args.follow {
         return Err(nothing(&folder, args.agent.as_deref()));
     }
     let mut past: VecDeque<Line> = VecDeque::new();
-    let mut lines = files.read(true);
-    lines.sort();
-    for line in lines {
+    for line in merged(files.read(true)) {
         past.push_back(line);
         if past.len() > args.lines {
             past.pop_front();
@@ -76,16 +75,33 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     if !args.follow {
         return Ok(());
     }
+    if let Err(fault) = instance::running(&state) {
+        output::say(format!("{}; waiting for what comes, Ctrl-C ends", fault.message));
+    }
     loop {
         tokio::time::sleep(TICK).await;
         files.look(&folder, &|source| args.wants(source));
         printer.widen(files.files.keys());
-        let mut lines = files.read(false);
-        lines.sort();
-        for line in &lines {
-            printer.print(line)?;
+        for line in merged(files.read(false)) {
+            printer.print(&line)?;
         }
     }
+}
+
+/// By time, but never against the order within a file: what a program printed first comes first, also when the clock was set back.
+fn merged(lines: Vec<Line>) -> Vec<Line> {
+    let mut latest: HashMap<String, String> = HashMap::new();
+    let mut keyed: Vec<(String, Line)> = Vec::with_capacity(lines.len());
+    for line in lines {
+        let last = latest.entry(line.source.clone()).or_default();
+        if line.time > *last {
+            last.clone_from(&line.time);
+        }
+        keyed.push((last.clone(), line));
+    }
+    // Stable: equal times stay in the order of the files.
+    keyed.sort_by(|a, b| a.0.cmp(&b.0));
+    keyed.into_iter().map(|(_, line)| line).collect()
 }
 
 fn nothing(folder: &Path, agent: Option<&str>) -> anyhow::Error {
@@ -145,6 +161,25 @@ impl Printer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_order_within_a_file_stays() {
+        let line = |time: &str, source: &str, stream: &str, text: &str| Line {
+            time: time.into(),
+            source: source.into(),
+            stream: stream.into(),
+            text: text.into(),
+        };
+        let lines = vec![
+            line("2", "a", "stdout", "1"),
+            line("2", "a", "stderr", "2"),
+            line("1", "a", "stdout", "3"),
+            line("1", "b", "stdout", "0"),
+            line("3", "b", "stdout", "4"),
+        ];
+        let texts: Vec<String> = merged(lines).into_iter().map(|line| line.text).collect();
+        assert_eq!(texts, ["0", "1", "2", "3", "4"]);
+    }
 
     #[test]
     fn an_agent_means_its_instances_and_no_namesake() {

@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use agentbus_proto::Code;
-use agentbus_runtime::launch;
+use agentbus_runtime::{drain, launch};
 use anyhow::Context;
 
 use super::Args;
@@ -19,6 +19,8 @@ use crate::output;
 
 /// Recovering a large store takes longest; obtaining a nats-server is done before.
 const READY_LIMIT: Duration = Duration::from_secs(90);
+/// Exit code of what a signal ended, as shells have it for Ctrl-C.
+const INTERRUPTED: u8 = 130;
 const TICK: Duration = Duration::from_millis(50);
 
 /// The log of a detached `up`.
@@ -29,6 +31,7 @@ pub(super) fn log_file(state: &Path) -> PathBuf {
 /// Starts the child and waits for its instance.json.
 pub(super) async fn start(global: &Global, args: &Args, state: &Path, nats_server: &Path) -> anyhow::Result<Instance> {
     let log = log_file(state);
+    let mut signal = std::pin::pin!(drain::signals()?);
     let mut child = spawn(global, args, state, nats_server, &log)?;
     let mut shown = 0;
     let began = Instant::now();
@@ -48,7 +51,13 @@ pub(super) async fn start(global: &Global, args: &Args, state: &Path, nats_serve
                 format!("not ready after {} s; it goes on trying, see `{}`", READY_LIMIT.as_secs(), log.display());
             return Err(fault(Code::OutcomeUnknown, message));
         }
-        tokio::time::sleep(TICK).await;
+        tokio::select! {
+            () = tokio::time::sleep(TICK) => {}
+            name = &mut signal => {
+                output::say(format!("{name}: it goes on in the background; `agentbus down` stops it"));
+                return Err(Silent(INTERRUPTED).into());
+            }
+        }
     }
 }
 

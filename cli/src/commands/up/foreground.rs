@@ -26,7 +26,7 @@ use super::project::Plan;
 use super::{Args, summary, taken};
 use crate::exit::fault;
 use crate::instance::{self, Door, Global, Instance};
-use crate::{output, show};
+use crate::{output, programs, show};
 
 /// Agents that are not there by then are shown as what they are; they are tried on.
 const READY_LIMIT: Duration = Duration::from_secs(15);
@@ -116,7 +116,8 @@ async fn start(args: &Args, state: &Path) -> anyhow::Result<Bus> {
         other => other.into(),
     })?;
     // The lock is ours, so whoever still carries this folder's mark belongs to a bus that was killed.
-    match leftovers::end(state.as_os_str()) {
+    let mark = leftovers::mark(state).with_context(|| format!("cannot mark `{}`", state.display()))?;
+    match leftovers::end(&mark) {
         0 => {}
         ended => output::say(format!(
             "ended {} that a killed bus had left behind",
@@ -126,6 +127,9 @@ async fn start(args: &Args, state: &Path) -> anyhow::Result<Bus> {
     // What an earlier, killed `up` left; it would look like ours.
     let _ = std::fs::remove_file(instance::file(state));
     let plan = Plan::load(args, state)?;
+    for missing in programs::missing(&plan.project, &plan.folder) {
+        output::say(format!("warning: {missing}"));
+    }
     let telemetry = telemetry(args)?;
     let authority = authority::load_or_create(state, &plan.project.namespace).map_err(Fault::from)?;
     let creds = person(state, &authority)?;

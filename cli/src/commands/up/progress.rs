@@ -6,6 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::output;
+
 /// What `audit.completed` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Totals {
@@ -94,7 +96,7 @@ impl fmt::Display for Progress {
         let Some(count) = self.count else { return f.write_str("listing files") };
         write!(f, "{} of {count} files checked", self.checked.len())?;
         if !self.dead.is_empty() {
-            write!(f, ", {} dead letters", self.dead.len())?;
+            write!(f, ", {}", output::count(self.dead.len() as u64, "dead letter", "dead letters"))?;
         }
         Ok(())
     }
