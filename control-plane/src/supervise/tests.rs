@@ -107,7 +107,8 @@ fn kill(pid: Option<u32>) {
 #[tokio::test]
 async fn an_agent_runs_beside_its_sidecar_and_both_are_reaped() {
     let scene = Scene::new(
-        "  a: {runner: process, command: [sh, -c, 'echo I am $AGENTBUS_INSTANCE at $AGENTBUS_URL; exec sleep 60']}\n",
+        "  a: {runner: process, command: [sh, -c, 'trap \"echo agent asked >> told; exit\" TERM; echo I am \
+         $AGENTBUS_INSTANCE at $AGENTBUS_URL; sleep 60 & wait']}\n",
         true,
         |_| {},
     );
@@ -122,7 +123,9 @@ async fn an_agent_runs_beside_its_sidecar_and_both_are_reaped() {
     assert_eq!(scene.supervisor.instances().borrow()[0].state, InstanceState::Stopped);
     let told = scene.told();
     let order: Vec<&str> = told.lines().filter(|line| line.contains("agent")).collect();
-    assert_eq!(order, [r#"{"agent":"started"}"#, r#"{"agent":"stopped"}"#]);
+    let [started, stopping, stopped] =
+        ["started", "stopping", "stopped"].map(|life| format!(r#"{{"agent":"{life}"}}"#));
+    assert_eq!(order, [started.as_str(), &stopping, "agent asked", &stopped]);
     assert!(told.contains(r#"{"drain":{}}"#) && told.ends_with("eof\n"), "{told}");
     for pid in [status.pid, status.sidecar_pid] {
         assert!(!Path::new("/proc").join(pid.unwrap().to_string()).exists());
