@@ -291,10 +291,14 @@ fn reject(reason: &str) -> How {
 #[tokio::test]
 async fn exit_codes_settle_the_delivery() {
     let bench = Bench::start("code=$(cat); echo said $code >&2; exit $code", |_| {}).await;
-    for (seq, (data, wanted)) in
-        [("0", How::Ack(pb::Ack {})), ("75", nack("said 75")), ("65", reject("said 65")), ("3", nack("exit 3: said 3"))]
-            .into_iter()
-            .enumerate()
+    for (seq, (data, wanted)) in [
+        ("0", How::Ack(pb::Ack {})),
+        ("75", nack("exit 75: said 75")),
+        ("65", reject("exit 65: said 65")),
+        ("3", nack("exit 3: said 3")),
+    ]
+    .into_iter()
+    .enumerate()
     {
         bench.fake.deliver(data, seq as u64, data).await;
         assert_eq!(bench.fake.verdict(data).await, wanted);
