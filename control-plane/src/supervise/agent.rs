@@ -71,8 +71,8 @@ fn env(agent: &AgentSpec, place: &Place, identity: &Identity<'_>) -> Vec<(String
         ("AGENTBUS_INSTANCE", identity.instance),
     ];
     env.extend(own.map(|(key, value)| (key.to_owned(), value.to_owned())));
-    // By this mark the next bus finds what a killed one left behind.
-    env.push((leftovers::MARK.to_owned(), place.state_dir.to_string_lossy().into_owned()));
+    // By this mark the next bus finds what a killed one left behind. Whoever made none does not look for it either.
+    env.extend(leftovers::existing(&place.state_dir).map(|mark| (leftovers::MARK.to_owned(), mark)));
     env
 }
 
@@ -155,6 +155,17 @@ mod tests {
         assert_eq!((env["LC_ALL"].as_str(), env["WANTED"].as_str()), ("C", "y"));
         assert_eq!((env["AGENTBUS_TOKEN"].as_str(), env["AGENTBUS_URL"].as_str()), ("t", "http://u"));
         assert!(!env.contains_key("SECRET"));
+        assert!(!env.contains_key(leftovers::MARK));
+    }
+
+    #[test]
+    fn an_agent_carries_the_mark_of_its_bus() {
+        let state = tempfile::tempdir().unwrap();
+        let place = Place { state_dir: state.path().to_owned(), ..place() };
+        let mark = leftovers::mark(state.path()).unwrap();
+        let identity = Identity { instance: "a", namespace: "default", url: "http://u", token: "t" };
+        let env = env(&agent("runner: process, command: [x]"), &place, &identity);
+        assert!(env.contains(&(leftovers::MARK.to_owned(), mark)));
     }
 
     #[test]
