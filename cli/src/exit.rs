@@ -70,7 +70,8 @@ pub fn usage_line(error: &clap::Error) -> String {
 fn unknown_command(error: &clap::Error) -> Option<String> {
     let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else { return None };
     let meant = match error.get(ContextKind::SuggestedSubcommand) {
-        Some(ContextValue::Strings(words)) => words.first(),
+        // The nearest comes last.
+        Some(ContextValue::Strings(words)) => words.last(),
         Some(ContextValue::String(word)) => Some(word),
         _ => None,
     };

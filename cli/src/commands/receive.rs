@@ -1,7 +1,7 @@
 //! `agentbus receive`: one long poll, as curl does it with `POST /v1/receive`.
 
 use agentbus_proto::json::DeliveryJson;
-use agentbus_proto::{Code, duration};
+use agentbus_proto::{Code, Fault, duration};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -35,6 +35,13 @@ pub struct Args {
     pub ack: bool,
 }
 
+/// The sidecar speaks to callers of its API; here, patterns do it.
+fn hint(mut fault: Fault) -> Fault {
+    fault.message =
+        fault.message.replace("POST /v1/subscriptions first", "name its patterns, too: receive PATTERN --group");
+    fault
+}
+
 #[derive(Deserialize, Serialize)]
 struct Answer {
     deliveries: Vec<DeliveryJson>,
@@ -55,7 +62,7 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
         // What other groups of the same sidecar hold belongs to others.
         request["group"] = json!(group);
     }
-    let answer: Answer = api.post("/v1/receive", &request).await?;
+    let answer: Answer = api.post("/v1/receive", &request).await.map_err(hint)?;
     if global.json {
         output::json(&answer)?;
     } else {

@@ -96,7 +96,9 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     if failed == 0 {
         return Ok(());
     }
-    output::say(format!("{} failed", output::count(failed as u64, "check", "checks")));
+    if !global.json {
+        output::say(format!("{} failed", output::count(failed as u64, "check", "checks")));
+    }
     Err(Silent(1).into())
 }
 

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::client::Client;
-use crate::exit::fault;
+use crate::exit::{self, Silent, fault};
 use crate::instance::Global;
 use crate::output;
 
@@ -112,7 +112,7 @@ async fn lines(global: &Global, args: &Args, template: Event) -> anyhow::Result<
             let request = match request(&template, args, line) {
                 Ok(request) => PublishRequest { r#ref: number, ..request },
                 Err(error) => {
-                    output::say(format!("line {number}: {error:#}"));
+                    complain(global, number, &error);
                     bad.get_or_insert(error.context(format!("line {number} was not sent")));
                     continue;
                 }
@@ -128,7 +128,24 @@ async fn lines(global: &Global, args: &Args, template: Event) -> anyhow::Result<
     // Both run to their end; the feed ends early when nobody takes its lines any more.
     let (fed, refused) = tokio::join!(feed, answers);
     let refused = refused?.map(anyhow::Error::from);
-    fed?.or(refused).map_or(Ok(()), Err)
+    match fed?.or(refused) {
+        None => Ok(()),
+        // Each line's problem has been printed; one more object would be one too many.
+        Some(error) if global.json => Err(Silent(exit::code(&error)).into()),
+        Some(error) => Err(error),
+    }
+}
+
+/// Says what is wrong with a line: as text, or as a problem object with the line's number.
+fn complain(global: &Global, number: u64, error: &anyhow::Error) {
+    if global.json {
+        let mut problem = exit::problem(error);
+        problem["line"] = number.into();
+        problem["detail"] = format!("line {number}: {}", problem["detail"].as_str().unwrap_or_default()).into();
+        output::say(problem);
+    } else {
+        output::say(format!("line {number}: {error:#}"));
+    }
 }
 
 async fn answers(
@@ -142,7 +159,7 @@ async fn answers(
         let number = answer.r#ref;
         if let Some(failure) = answer.failure.clone() {
             let fault = Fault::from(failure);
-            output::say(format!("line {number}: {fault}"));
+            complain(global, number, &fault.clone().into());
             refused.get_or_insert_with(|| {
                 Fault::new(fault.code, format!("line {number} was not stored: {}", fault.message))
             });
