@@ -10,7 +10,9 @@ use std::time::{Duration, SystemTime};
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use time::OffsetDateTime;
+use time::format_description::BorrowedFormatItem;
 use time::format_description::well_known::Rfc3339;
+use time::macros::format_description;
 
 use crate::publisher::Message;
 use crate::pull::Incoming;
@@ -58,6 +60,9 @@ impl Class {
         Self::ALL.into_iter().find(|class| class.as_str().eq_ignore_ascii_case(text))
     }
 }
+
+const MILLIS: &[BorrowedFormatItem<'static>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
 
 /// Where an event was first stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -204,13 +209,13 @@ pub fn returned(incoming: &Incoming) -> u32 {
     headers::get(Some(&incoming.headers), headers::RETURNED).and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
-/// RFC 3339 in UTC with milliseconds. Times that it cannot write, which anybody may put into an event, become the
+/// RFC 3339 in UTC with three digits of milliseconds, so that columns of them line up. Times that it cannot write, which anybody may put into an event, become the
 /// nearest one it can: 1970 or 9999.
 pub fn rfc3339(time: SystemTime) -> String {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let nanos = i128::try_from(since.as_millis()).unwrap_or(i128::MAX).saturating_mul(1_000_000);
-    let written = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok().and_then(|time| time.format(&Rfc3339).ok());
-    written.unwrap_or_else(|| "9999-12-31T23:59:59Z".to_owned())
+    let written = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok().and_then(|time| time.format(MILLIS).ok());
+    written.unwrap_or_else(|| "9999-12-31T23:59:59.000Z".to_owned())
 }
 
 /// A hand-made delivery for unit tests of what is decided about deliveries.
@@ -282,9 +287,9 @@ mod tests {
     #[test]
     fn no_time_is_too_odd_to_be_written() {
         let odd = |seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap();
-        assert_eq!(rfc3339(odd(1_000_000_000_000)), "9999-12-31T23:59:59Z");
+        assert_eq!(rfc3339(odd(1_000_000_000_000)), "9999-12-31T23:59:59.000Z");
         let early = SystemTime::UNIX_EPOCH.checked_sub(Duration::from_secs(1_000_000_000_000)).unwrap();
-        assert_eq!(rfc3339(early), "1970-01-01T00:00:00Z");
+        assert_eq!(rfc3339(early), "1970-01-01T00:00:00.000Z");
     }
 
     #[test]
