@@ -83,7 +83,11 @@ impl Agent {
             (Way::Http, _) => Got::from_json(&self.http.receive_one("20s").await),
             _ => {
                 let wait = Some(duration::to_proto(Duration::from_secs(20)));
-                let answer = self.client.receive(ReceiveRequest { max: 1, wait, group: String::new() }).await.expect("an answer");
+                let answer = self
+                    .client
+                    .receive(ReceiveRequest { max: 1, wait, group: String::new() })
+                    .await
+                    .expect("an answer");
                 answer.into_inner().deliveries.pop().expect("a delivery").into()
             }
         }
