@@ -21,6 +21,8 @@ use crate::output;
 const READY_LIMIT: Duration = Duration::from_secs(90);
 /// Exit code of what a signal ended, as shells have it for Ctrl-C.
 const INTERRUPTED: u8 = 130;
+/// What the child says when it is ready, as a line of its own.
+pub(super) const READY: &str = "ready";
 const TICK: Duration = Duration::from_millis(50);
 
 /// The log of a detached `up`.
@@ -28,20 +30,21 @@ pub(super) fn log_file(state: &Path) -> PathBuf {
     state.join("up.log")
 }
 
-/// Starts the child and waits for its instance.json.
+/// Starts the child and waits until it says that it is ready: it writes instance.json before, while agents still start.
 pub(super) async fn start(global: &Global, args: &Args, state: &Path, nats_server: &Path) -> anyhow::Result<Instance> {
     let log = log_file(state);
     let mut signal = std::pin::pin!(drain::signals()?);
     let mut child = spawn(global, args, state, nats_server, &log)?;
-    let mut shown = 0;
+    let (mut shown, mut ready) = (0, false);
     let began = Instant::now();
     loop {
-        show(&log, &mut shown);
+        ready |= show(&log, &mut shown);
         if let Some(status) = child.try_wait().context("cannot watch the new process")? {
             show(&log, &mut shown);
             return Err(failed(status, &log));
         }
-        if let Ok(instance) = instance::running(state)
+        if ready
+            && let Ok(instance) = instance::running(state)
             && instance.pid == child.id()
         {
             return Ok(instance);
@@ -74,8 +77,8 @@ fn spawn(global: &Global, args: &Args, state: &Path, nats_server: &Path, log: &P
     command.spawn().context("cannot start `agentbus up` in the background")
 }
 
-/// Copies what is new in the log to stderr.
-fn show(log: &Path, shown: &mut u64) {
+/// Copies what is new in the log to stderr; true when it says that all is ready.
+fn show(log: &Path, shown: &mut u64) -> bool {
     let mut text = String::new();
     let read = File::open(log).and_then(|mut file| {
         file.seek(SeekFrom::Start(*shown))?;
@@ -85,7 +88,9 @@ fn show(log: &Path, shown: &mut u64) {
     if let (Ok(_), Some(end)) = (read, text.rfind('\n')) {
         *shown += end as u64 + 1;
         output::say(&text[..end]);
+        return text[..end].lines().any(|line| line == READY);
     }
+    false
 }
 
 /// Its last line was the error, and it has been shown.

@@ -83,7 +83,7 @@ async fn serve(global: &Global, args: &Args, bus: &Bus, audit: Option<Audit>) ->
         output::say(format!("not everything is ready: {late}"));
     }
     if args.detached {
-        output::say("ready");
+        output::say(super::detach::READY);
     } else {
         let no_project = !args.demo && args.config.is_none() && bus.control.instances().borrow().is_empty();
         let hint = if no_project {
