@@ -16,8 +16,9 @@ use crate::memory::{Key, Memory, Source, Verdict};
 const EARLY_ROUNDS_MAX: u64 = 10;
 /// Longest subject that can be ours (contract: 255), with some room.
 const SUBJECT_BYTES_MAX: usize = 512;
-/// Longest wait asked of the broker at once: what is written further ahead is looked at again then.
-const WAIT_MAX: Duration = Duration::from_secs(366 * 86_400);
+/// Longest delay asked of the broker at once, by a retry's due time or by an agent: what is further ahead is looked at
+/// again then. The broker takes nanoseconds in 64 bits and would read more as none.
+pub(super) const DELAY_MAX: Duration = Duration::from_secs(366 * 86_400);
 
 /// What to do with a message.
 #[derive(Debug, PartialEq)]
@@ -52,7 +53,7 @@ pub fn admit(incoming: &Incoming, group: &GroupGrant, key: &Key, memory: &Memory
     if key.source == Source::Retry
         && let Some(left) = moves::wait(incoming, now)
     {
-        return Admission::Wait(left.min(WAIT_MAX));
+        return Admission::Wait(left.min(DELAY_MAX));
     }
     match memory.verdict(key) {
         Some(Verdict::Acked | Verdict::Nacked | Verdict::Dead | Verdict::Moved) => return Admission::Done("reacked"),

@@ -10,6 +10,7 @@ use agentbus_proto::{Code, Fault};
 use agentbus_runtime::trace::Kind;
 use bytes::Bytes;
 
+use super::admit::DELAY_MAX;
 use super::hub::Hub;
 use super::moves::{Moved, to_park};
 use super::table::{Held, Missing};
@@ -51,9 +52,6 @@ pub struct Settled {
     /// The new deadline after an extend.
     pub deadline: Option<SystemTime>,
 }
-
-/// Longest pause an agent may ask for: beyond any use, and far from where times overflow.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// What `validate` allows.
 const ID_BYTES_MAX: usize = 128;
@@ -148,7 +146,7 @@ impl Hub {
     async fn nack(&self, held: &Held, wait: Option<Duration>, reason: &str) -> (Settled, Verdict, &'static str) {
         let _span = self.settle_span(held, "nack");
         let cause = if reason.is_empty() { "nacked by the agent without a reason" } else { reason };
-        let verdict = match self.failed(held, cause, wait.map(|wait| wait.min(RETRY_AFTER_MAX))).await {
+        let verdict = match self.failed(held, cause, wait.map(|wait| wait.min(DELAY_MAX))).await {
             Moved::Retried => Verdict::Nacked,
             Moved::Dead => Verdict::Dead,
             Moved::InPlace => Verdict::Later,
@@ -236,7 +234,7 @@ impl Hub {
                 Answer::Ack
             }
             How::Nack { retry_after, .. } => {
-                Answer::Nak(Some(retry_after.unwrap_or(Duration::from_secs(2)).min(RETRY_AFTER_MAX)))
+                Answer::Nak(Some(retry_after.unwrap_or(Duration::from_secs(2)).min(DELAY_MAX)))
             }
             How::Reject { reason } => {
                 self.table().memory.remember(key, to_park(Class::Rejected, reason));
