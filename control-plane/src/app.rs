@@ -20,7 +20,7 @@ use tokio::sync::{Notify, watch};
 use crate::api::{self, ApiState};
 use crate::audit::Audit;
 use crate::base::{self, Base};
-use crate::control::Responder;
+use crate::control::{Responder, Verbs};
 use crate::dead_letters::redrive_secret;
 use crate::grants::Grants;
 use crate::keeper::Keeper;
@@ -159,6 +159,7 @@ async fn start_responder(tasks: &Tasks, base: &Base, grants: &Arc<Grants>, keepe
         grants: Arc::clone(grants),
         keeper,
         registry: base.registry.clone(),
+        verbs: Verbs::new(),
     };
     let requests = responder.listen().await?;
     tasks.spawn("responder", OnFailure::Log, responder.run(requests, tasks.shutdown().token()));

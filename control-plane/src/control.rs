@@ -1,4 +1,5 @@
-//! Answers sidecars on `abc.<ns>.<agent>.<verb>`: `renew` for a new token, `subscribe` to join a group.
+//! Answers sidecars on `abc.<ns>.<agent>.<verb>`: `renew` for a new token, `subscribe` to join a group, and what other
+//! parts have registered ([`Verb`]).
 //!
 //! The agent token of the subject is authenticated by the broker. The reply subject is not, and this process may publish
 //! anywhere: so it answers only below `_INBOX.<agent>.`, or a sidecar could write through it.
@@ -7,15 +8,17 @@
 //! the other, each within a bound, and one that asks too much hears `RATE_LIMITED`; it holds up nobody else. Joining
 //! changes shared state: that is done by one at a time, while renewals, which take microseconds, go on.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use agentbus_nats::connect::Link;
-use agentbus_nats::grant::{ControlReply, ControlRequest, Grant, GroupGrant};
+use agentbus_nats::grant::{ControlReply, ControlRequest, GroupGrant};
 use agentbus_nats::names::Names;
 use agentbus_nats::subject;
 use agentbus_proto::{Code, Fault};
 use async_nats::jetstream;
+use async_trait::async_trait;
 use futures_util::StreamExt;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
@@ -33,6 +36,16 @@ const REQUEST_BYTES_MAX: usize = 64 * 1024;
 /// Longest time for one request, its wait for others included: the broker makes a consumer within milliseconds, and a sidecar waits 5 s for its answer.
 const HANDLING_MAX: Duration = Duration::from_secs(4);
 
+/// What other parts answer to sidecars, each a verb of its own.
+#[async_trait]
+pub trait Verb: Send + Sync {
+    /// The answer to `agent`, whose name the broker has checked; `request` is the JSON it sent. Must end within 4 s.
+    async fn answer(&self, agent: &str, request: &[u8]) -> Result<serde_json::Value, Fault>;
+}
+
+/// The verbs beside `renew` and `subscribe`, by name.
+pub type Verbs = BTreeMap<&'static str, Arc<dyn Verb>>;
+
 /// The responder.
 pub struct Responder {
     /// The control plane's connection.
@@ -47,6 +60,8 @@ pub struct Responder {
     pub keeper: Arc<Keeper>,
     /// Remembers joined groups.
     pub registry: Registry,
+    /// Everything else that sidecars may ask.
+    pub verbs: Verbs,
 }
 
 impl Responder {
@@ -122,10 +137,10 @@ impl Desk {
         });
     }
 
-    async fn answer(&self, asked: &Asked, handled: Result<Grant, Fault>) {
+    async fn answer(&self, asked: &Asked, handled: Result<ControlReply, Fault>) {
         let Asked { agent, verb, reply, .. } = asked;
         let answer = match handled {
-            Ok(grant) => ControlReply::Grant(Box::new(grant)),
+            Ok(reply) => reply,
             Err(fault) => {
                 // A flood of requests must not become one of lines.
                 match fault.code {
@@ -145,7 +160,10 @@ impl Desk {
         }
     }
 
-    async fn handle(&self, agent: &str, verb: &str, payload: &[u8]) -> Result<Grant, Fault> {
+    async fn handle(&self, agent: &str, verb: &str, payload: &[u8]) -> Result<ControlReply, Fault> {
+        if let Some(other) = self.responder.verbs.get(verb) {
+            return other.answer(agent, payload).await.map(ControlReply::Answer);
+        }
         let request = read(payload)?;
         match verb {
             "renew" => {}
@@ -158,7 +176,8 @@ impl Desk {
                 return Err(Fault::new(Code::InvalidAddress, why));
             }
         }
-        self.responder.grants.issue(agent, &request.instance, &request.public_key)
+        let grant = self.responder.grants.issue(agent, &request.instance, &request.public_key)?;
+        Ok(ControlReply::Grant(Box::new(grant)))
     }
 
     /// The order matters: the consumers exist before anybody is told that they may be used.

@@ -75,6 +75,7 @@ impl Grants {
             event_bytes_max: self.common.event_bytes_max,
             secret,
             group_secrets,
+            ..Grant::default()
         })
     }
 }

@@ -164,6 +164,7 @@ fn grant(agent: &AgentSpec, subscription: &Subscription) -> GroupGrant {
         ordered: agent.ordered,
         declared: true,
         policy: agent.policy.clone(),
+        ..GroupGrant::default()
     }
 }
 
@@ -247,6 +248,7 @@ mod tests {
             ordered: false,
             declared: true,
             policy: Policy { max_attempts: 99, ..Policy::default() },
+            ..GroupGrant::default()
         }
     }
 

@@ -5,7 +5,7 @@
 //! ([`ControlRequest`], [`ControlReply`]) afterwards. No secret of the agent ever travels in a grant: the key pair is
 //! born in the sidecar, and only its public half leaves it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use agentbus_proto::Code;
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use agentbus_runtime::backoff::Backoff;
 
 /// Everything a sidecar may do on the bus, signed into `jwt` and spelled out for its own checks.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Grant {
     /// Agent name; the sender token of every subject this sidecar publishes on.
     pub agent: String,
@@ -30,7 +30,8 @@ pub struct Grant {
     pub expires: u64,
     /// The groups this agent takes part in.
     pub groups: Vec<GroupGrant>,
-    /// Address patterns the agent may publish to. The broker enforces the same list.
+    /// Address patterns the agent may publish to: `file.*`, `@reviewer`, `#engineering`, `#all`. The broker enforces the
+    /// same list.
     pub publish: Vec<String>,
     /// Largest encoded event, in bytes: the broker's `max_payload` less 16 KiB, so that copies always fit.
     pub event_bytes_max: usize,
@@ -40,14 +41,46 @@ pub struct Grant {
     /// What seals the successors' ids of each group. Known to the group's sidecars only.
     #[serde(default)]
     pub group_secrets: BTreeMap<String, String>,
+    /// The addresses that are declared: where events to agents, pools and channels can go.
+    #[serde(default)]
+    pub directory: Directory,
+    /// What the agent may use.
+    #[serde(default)]
+    pub limits: AgentLimits,
+}
+
+/// Declared addresses of a namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Directory {
+    /// Agents, each with the agent that takes its events while it is away; empty = none.
+    pub agents: BTreeMap<String, String>,
+    /// Pools with their members.
+    pub pools: BTreeMap<String, Vec<String>>,
+    /// Channels; `all` is always one.
+    pub channels: BTreeSet<String>,
+}
+
+/// Limits of one agent; absent = none.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AgentLimits {
+    /// Events published per second, averaged over a second.
+    pub publish_per_second: Option<f64>,
+    /// Largest encoded event, in bytes.
+    pub event_bytes_max: Option<usize>,
+    /// Deliveries held at once.
+    pub in_flight_max: Option<usize>,
+    /// Bytes of events stored per day, in all.
+    pub stored_bytes_max: Option<u64>,
 }
 
 /// One group: who shares deliveries, what it reads, and how failures are handled.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct GroupGrant {
     /// Group name; also the name of its durable consumer.
     pub name: String,
-    /// Topic patterns, `*` for one token and a final `>` for the rest.
+    /// Address patterns: topics with `*` for one token and a final `>` for the rest, `@agent`, `#channel`.
     pub patterns: Vec<String>,
     /// Only these event types; empty = all. Others are acked and counted by the sidecar.
     #[serde(default)]
@@ -58,12 +91,34 @@ pub struct GroupGrant {
     /// Strict order: one delivery at a time, failures are retried in place.
     #[serde(default)]
     pub ordered: bool,
+    /// Order within each ordering key: one consumer per part, one delivery of a part at a time.
+    #[serde(default)]
+    pub by_key: bool,
+    /// One consumer per priority lane, pulled 8:4:1.
+    #[serde(default)]
+    pub split_lanes: bool,
+    /// What the group reads.
+    #[serde(default)]
+    pub kind: GroupKind,
     /// Written in `agentbus.yaml` (true) or joined by request (false).
     #[serde(default)]
     pub declared: bool,
     /// How failures are handled.
     #[serde(default)]
     pub policy: Policy,
+}
+
+/// What a group is for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GroupKind {
+    /// Whatever its patterns say.
+    #[default]
+    Patterns,
+    /// An agent's own address: begins with everything that was ever sent there.
+    Inbox,
+    /// A pool's address, shared by its members: work of a dead one goes to another within 5 s.
+    Pool,
 }
 
 /// A group's failure policy. All durations are in milliseconds.
@@ -214,6 +269,8 @@ pub struct ControlRequest {
 pub enum ControlReply {
     /// The newest grant; it replaces the former one.
     Grant(Box<Grant>),
+    /// The answer to any other verb, in that verb's own form.
+    Answer(serde_json::Value),
     /// Refused.
     Error {
         /// Stable error code.

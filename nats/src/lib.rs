@@ -18,6 +18,7 @@ pub mod pattern;
 pub mod plan;
 pub mod publisher;
 pub mod pull;
+pub mod read;
 pub mod server;
 pub mod subject;
 pub mod topology;

@@ -208,6 +208,7 @@ mod tests {
             ordered: true,
             declared: true,
             policy: Default::default(),
+            ..GroupGrant::default()
         };
         let names = Names::new("default");
         assert_eq!(events_consumer(&names, &group).unwrap().max_ack_pending, 1);

@@ -12,6 +12,7 @@ use agentbus_nats::grant::{ControlReply, ControlRequest, Grant, GroupGrant, Poli
 use agentbus_nats::{pattern, subject};
 use agentbus_proto::sidecar::v1::Subscription;
 use agentbus_proto::{Code, Fault};
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -139,6 +140,7 @@ impl Control {
             ordered: subscription.ordered,
             declared: false,
             policy: Policy::default(),
+            ..GroupGrant::default()
         };
         self.change("subscribe", Some(wanted)).await?;
         Ok(name)
@@ -155,14 +157,35 @@ impl Control {
         Ok(())
     }
 
+    /// The newest grant.
+    pub fn grant(&self) -> Grant {
+        self.inner.grant.borrow().clone()
+    }
+
+    /// Asks the control plane something else than a grant. `CONTROL_PLANE_DOWN` within 5 s when it does not answer.
+    pub async fn call<T: DeserializeOwned>(&self, verb: &str, request: &impl Serialize) -> Result<T, Fault> {
+        match self.request(verb, request).await? {
+            ControlReply::Answer(value) => serde_json::from_value(value).map_err(|error| unreadable(&error)),
+            _ => Err(unreadable(&"an answer of another kind")),
+        }
+    }
+
     async fn ask(&self, verb: &str, group: Option<GroupGrant>) -> Result<Grant, Fault> {
-        let (subject, instance) = {
+        let instance = self.inner.grant.borrow().instance.clone();
+        let request = ControlRequest { public_key: self.inner.link.identity().public_key(), instance, group };
+        match self.request(verb, &request).await? {
+            ControlReply::Grant(grant) => Ok(*grant),
+            _ => Err(unreadable(&"no grant in it")),
+        }
+    }
+
+    async fn request(&self, verb: &str, request: &impl Serialize) -> Result<ControlReply, Fault> {
+        let subject = {
             let grant = self.inner.grant.borrow();
-            (subject::control(&grant.namespace, &grant.agent, verb), grant.instance.clone())
+            subject::control(&grant.namespace, &grant.agent, verb)
         };
         self.inner.link.up(ANSWER_WAIT).await?;
-        let request = ControlRequest { public_key: self.inner.link.identity().public_key(), instance, group };
-        let body = serde_json::to_vec(&request).map_err(|error| Fault::new(Code::InvalidEvent, error.to_string()))?;
+        let body = serde_json::to_vec(request).map_err(|error| Fault::new(Code::InvalidEvent, error.to_string()))?;
         let answer = tokio::time::timeout(ANSWER_WAIT, self.inner.link.client.request(subject, body.into())).await;
         let message = match answer {
             Ok(Ok(message)) => message,
@@ -171,16 +194,17 @@ impl Control {
                 return Err(Fault::new(Code::ControlPlaneDown, why).with_retry_after(Duration::from_secs(2)));
             }
         };
-        match serde_json::from_slice(&message.payload) {
-            Ok(ControlReply::Grant(grant)) => Ok(*grant),
-            Ok(ControlReply::Error { code, message }) => {
+        match serde_json::from_slice(&message.payload).map_err(|error| unreadable(&error))? {
+            ControlReply::Error { code, message } => {
                 Err(Fault::new(code.parse().unwrap_or(Code::ControlPlaneDown), message))
             }
-            Err(error) => {
-                Err(Fault::new(Code::ControlPlaneDown, format!("unreadable answer of the control plane: {error}")))
-            }
+            reply => Ok(reply),
         }
     }
+}
+
+fn unreadable(error: &dyn std::fmt::Display) -> Fault {
+    Fault::new(Code::ControlPlaneDown, format!("unreadable answer of the control plane: {error}"))
 }
 
 /// When half of what is left is over.

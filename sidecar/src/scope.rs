@@ -50,6 +50,7 @@ mod tests {
             event_bytes_max: 1,
             secret: String::new(),
             group_secrets: Default::default(),
+            ..Grant::default()
         };
         let scope = Scope::new(&grant);
         assert_eq!(scope.topic(&Address::Topic("file.found".into())).unwrap(), "file.found");

@@ -102,6 +102,7 @@ impl Broker {
             event_bytes_max: EVENT_BYTES_MAX,
             secret,
             group_secrets,
+            ..Grant::default()
         }
     }
 
@@ -194,6 +195,7 @@ pub fn group(name: &str, patterns: &[&str]) -> GroupGrant {
         ordered: false,
         declared: true,
         policy,
+        ..GroupGrant::default()
     }
 }
 

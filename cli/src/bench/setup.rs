@@ -102,6 +102,7 @@ impl Bus {
             ordered: false,
             declared: true,
             policy: Policy::default(),
+            ..GroupGrant::default()
         };
         consumers::ensure(&self.jetstream, &self.names, &group).await?;
         Ok(group)
@@ -163,6 +164,7 @@ impl Bus {
             event_bytes_max: EVENT_BYTES_MAX,
             secret,
             group_secrets,
+            ..Grant::default()
         })
     }
 
