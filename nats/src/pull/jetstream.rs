@@ -1,4 +1,4 @@
-//! Pulling from a durable consumer by demand.
+//! Pulling from a durable JetStream consumer by demand.
 //!
 //! The client library's streams prefetch into a buffer where a delivery's ack wait runs out unseen. Here the caller
 //! says how many messages it can take ([`Pull::want`]); exactly that many are asked for, and each is handed over at
@@ -8,11 +8,11 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use agentbus_proto::Fault;
-use async_nats::{HeaderMap, StatusCode, Subject};
-use bytes::Bytes;
+use async_nats::StatusCode;
 use futures_util::{FutureExt, StreamExt};
 use tokio::time::Instant;
 
+use super::Incoming;
 use crate::ack::Receipt;
 use crate::connect::{Link, State};
 use crate::headers;
@@ -34,21 +34,8 @@ const BYTES_MAX: usize = 16 * 1024 * 1024;
 /// The broker confirms the end of a subscription within a round trip.
 const FINISH_WAIT: Duration = Duration::from_secs(1);
 
-/// One message from the broker.
-#[derive(Debug, Clone)]
-pub struct Incoming {
-    /// Ack subject and what it tells.
-    pub receipt: Receipt,
-    /// Subject it was stored on.
-    pub subject: Subject,
-    /// Headers.
-    pub headers: HeaderMap,
-    /// Encoded event.
-    pub payload: Bytes,
-}
-
 /// Pulls from one consumer.
-pub struct Pull {
+pub(super) struct Pull {
     link: Link,
     api: String,
     inbox: String,

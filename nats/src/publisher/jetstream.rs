@@ -1,4 +1,4 @@
-//! Publishing with certainty: every message gets the broker's PubAck or an error that says what is known.
+//! Publishing to JetStream with certainty: every message gets the broker's PubAck or an error that says what is known.
 //!
 //! An id is fixed before the first send (`Nats-Msg-Id`), so an unknown outcome (no answer, a lost connection) is
 //! answered by sending the same message again: one task looks after all of them, so that a message costs no timer of its
@@ -22,60 +22,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::{Message, Options, Stored};
 use crate::connect::Link;
-
-/// How publishing behaves.
-#[derive(Debug, Clone, Copy)]
-pub struct Options {
-    /// No answer for this long: the same message is sent again.
-    pub answer_wait: Duration,
-    /// After this long the outcome is reported as unknown.
-    pub outcome_wait: Duration,
-    /// While disconnected, a publish waits this long for the connection before it fails with `BROKER_DOWN`.
-    pub link_wait: Duration,
-    /// Most payload without an answer yet; a publish above it waits, `outcome_wait` at most.
-    pub bytes_max: u32,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        // A broker answers within milliseconds, a restart of it takes about a second.
-        Self {
-            answer_wait: Duration::from_secs(2),
-            outcome_wait: Duration::from_secs(10),
-            link_wait: Duration::from_secs(2),
-            // Sixty events of the largest size, a hundred thousand small ones.
-            bytes_max: 64 * 1024 * 1024,
-        }
-    }
-}
 
 /// How often messages without an answer are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-
-/// A message ready to be stored. Its headers carry a `Nats-Msg-Id`.
-#[derive(Debug, Clone)]
-pub struct Message {
-    /// Full subject.
-    pub subject: String,
-    /// Headers, the id among them.
-    pub headers: HeaderMap,
-    /// Encoded event.
-    pub payload: Bytes,
-}
-
-/// The broker's word that a message is stored.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Stored {
-    /// Stream it is in.
-    pub stream: String,
-    /// Its sequence there.
-    #[serde(rename = "seq")]
-    pub seq: u64,
-    /// The same id was stored before; `seq` is the earlier one's.
-    #[serde(default)]
-    pub duplicate: bool,
-}
 
 #[derive(Deserialize)]
 struct Refusal {
@@ -123,7 +74,7 @@ type Slots = BTreeMap<u64, Slot>;
 
 /// Publishes with PubAck. Cheap to clone; one per connection.
 #[derive(Clone)]
-pub struct Publisher {
+pub(super) struct Publisher {
     inner: Arc<Inner>,
     _tasks: Arc<DropGuard>,
 }
@@ -139,7 +90,7 @@ struct Inner {
 }
 
 /// A message on its way. Dropped, it is no longer waited for or sent again.
-pub struct Pending {
+pub(super) struct Pending {
     inner: Arc<Inner>,
     slot: u64,
     answer: oneshot::Receiver<Result<Stored, Fault>>,
@@ -160,7 +111,7 @@ impl Publisher {
         Ok(Self { inner, _tasks: Arc::new(stop.drop_guard()) })
     }
 
-    /// Hands a message to the connection, in call order; await [`Pending::stored`] for the outcome.
+    /// Hands a message to the connection, in call order; await [`Pending::outcome`].
     pub async fn send(&self, message: Message) -> Result<Pending, Fault> {
         let Options { answer_wait, outcome_wait, link_wait, bytes_max } = self.inner.options;
         let bytes = u32::try_from(message.payload.len()).unwrap_or(u32::MAX).min(bytes_max);
@@ -188,11 +139,6 @@ impl Publisher {
         let pending = Pending { inner: self.inner.clone(), slot, answer };
         self.inner.write(slot, message).await?;
         Ok(pending)
-    }
-
-    /// Sends and waits for the outcome.
-    pub async fn store(&self, message: Message) -> Result<Stored, Fault> {
-        self.send(message).await?.stored().await
     }
 
     /// Messages without an answer yet.
@@ -271,11 +217,7 @@ impl Inner {
 
 impl Pending {
     /// Waits for the PubAck; the message is sent again while the outcome is unknown, `OUTCOME_UNKNOWN` in the end.
-    pub async fn stored(mut self) -> Result<Stored, Fault> {
-        self.outcome().await
-    }
-
-    /// The same, cancel-safe: may be called again until it has given the outcome.
+    /// Cancel-safe: may be called again until it has given the outcome.
     pub async fn outcome(&mut self) -> Result<Stored, Fault> {
         (&mut self.answer).await.unwrap_or_else(|_| Err(unknown()))
     }
