@@ -6,7 +6,7 @@ mod delivery;
 mod dependencies;
 mod docs;
 mod edge;
-mod readme;
+mod pages;
 mod scope;
 mod skeleton;
 mod tracing;
