@@ -51,13 +51,15 @@ pub enum Code {
     OutcomeUnknown,
     /// No final reply in time.
     ReplyTimeout,
+    /// Who was asked replied that it cannot do it.
+    ReplyFailed,
     /// The configuration cannot be used.
     BadConfig,
 }
 
 impl Code {
     /// Every code, in the order of the contract.
-    pub const ALL: [Code; 22] = [
+    pub const ALL: [Code; 23] = [
         Code::InvalidEvent,
         Code::InvalidAddress,
         Code::TooLarge,
@@ -79,6 +81,7 @@ impl Code {
         Code::Draining,
         Code::OutcomeUnknown,
         Code::ReplyTimeout,
+        Code::ReplyFailed,
         Code::BadConfig,
     ];
 
@@ -137,6 +140,7 @@ impl Code {
             Code::Draining => ("DRAINING", "shutting down", Grpc::Unavailable, 503, 75),
             Code::OutcomeUnknown => ("OUTCOME_UNKNOWN", "outcome unknown", Grpc::DeadlineExceeded, 504, 124),
             Code::ReplyTimeout => ("REPLY_TIMEOUT", "no reply in time", Grpc::DeadlineExceeded, 504, 124),
+            Code::ReplyFailed => ("REPLY_FAILED", "who was asked cannot do it", Grpc::FailedPrecondition, 422, 1),
             // Over an API it is what somebody sent, so the answers are those of bad input.
             Code::BadConfig => ("BAD_CONFIG", "bad configuration", Grpc::InvalidArgument, 400, 64),
         }

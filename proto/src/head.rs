@@ -113,6 +113,8 @@ pub struct Stamp {
     pub causation_id: Option<String>,
     /// For emitted events.
     pub hops: Option<u32>,
+    /// For asks.
+    pub reply_by: Option<Timestamp>,
 }
 
 /// The event with the stamp's fields replaced and everything else, unknown fields included, as it was.
@@ -130,12 +132,12 @@ pub fn stamp(event: &[u8], stamp: &Stamp) -> Bytes {
         (8, stamp.causation_id.as_ref()),
     ];
     let added: usize = texts.iter().map(|(_, text)| text.map_or(0, |text| text.len() + 6)).sum();
-    let mut out = BytesMut::with_capacity(event.len() + added + 2 * TIMESTAMP_BYTES_MAX + 8);
+    let mut out = BytesMut::with_capacity(event.len() + added + 3 * TIMESTAMP_BYTES_MAX + 8);
     out.put_slice(event);
     for (tag, text) in texts {
         text.inspect(|text| string::encode(tag, text, &mut out));
     }
-    for (tag, time) in [(5, &stamp.time), (6, &stamp.expires)] {
+    for (tag, time) in [(5, &stamp.time), (6, &stamp.expires), (16, &stamp.reply_by)] {
         time.as_ref().inspect(|time| put_timestamp(tag, time, &mut out));
     }
     stamp.hops.inspect(|hops| uint32::encode(18, hops, &mut out));
@@ -166,8 +168,8 @@ mod tests {
     fn any_stamp() -> impl Strategy<Value = Stamp> {
         let text = || option::of(".{0,40}");
         let time = || option::of(any_timestamp());
-        (text(), ".{0,40}", text(), time(), time(), text(), text(), option::of(any::<u32>())).prop_map(
-            |(id, source, type_, time, expires, correlation_id, causation_id, hops)| Stamp {
+        (text(), ".{0,40}", text(), time(), time(), text(), text(), option::of(any::<u32>()), time()).prop_map(
+            |(id, source, type_, time, expires, correlation_id, causation_id, hops, reply_by)| Stamp {
                 id,
                 source,
                 type_,
@@ -176,6 +178,7 @@ mod tests {
                 correlation_id,
                 causation_id,
                 hops,
+                reply_by,
             },
         )
     }
@@ -191,6 +194,7 @@ mod tests {
         event.time = stamp.time.or(event.time);
         event.expires = stamp.expires.or(event.expires);
         event.hops = stamp.hops.unwrap_or(event.hops);
+        event.reply_by = stamp.reply_by.or(event.reply_by);
         event
     }
 

@@ -5,7 +5,7 @@
 //! - [`id`], [`Address`], [`name`], [`validate`](mod@validate), [`EventHead`]: what is allowed, decided in one place.
 //! - [`Code`], [`Fault`]: what can go wrong, and how it looks over gRPC, HTTP and as an exit code.
 //! - [`json`]: how events look over HTTP and to people; [`legacy`]: the existing message format.
-//! - [`duration`], [`timestamp`]: how times are written for people.
+//! - [`duration`], [`timestamp`]: how times are written for people; [`near`]: what they probably meant.
 //!
 //! Nothing here does input or output, and nothing knows the broker.
 
@@ -18,6 +18,7 @@ pub mod id;
 pub mod json;
 pub mod legacy;
 pub mod name;
+pub mod near;
 #[cfg(test)]
 mod testing;
 pub mod timestamp;
@@ -27,6 +28,7 @@ pub use address::Address;
 pub use code::Code;
 pub use failure::Fault;
 pub use head::{EventHead, Stamp, stamp};
+pub use near::did_you_mean;
 pub use validate::{Limits, validate};
 
 /// The event: package `agentbus.event`.

@@ -45,13 +45,15 @@ fn any_delivery() -> impl Strategy<Value = pb::DeliveryOptions> {
 }
 
 fn any_reply() -> impl Strategy<Value = pb::ReplyInfo> {
-    (".{0,9}", any::<u32>(), any::<bool>(), ".{0,9}", ".{0,9}").prop_map(
-        |(request_id, index, r#final, error_code, error_message)| pb::ReplyInfo {
+    (".{0,9}", any::<u32>(), any::<bool>(), ".{0,9}", ".{0,9}", ".{0,9}", ".{0,9}").prop_map(
+        |(request_id, index, r#final, error_code, error_message, group, run)| pb::ReplyInfo {
             request_id,
             index,
             r#final,
             error_code,
             error_message,
+            group,
+            run,
         },
     )
 }

@@ -22,6 +22,8 @@ pub(super) fn sidecar_template(namespace: &str) -> Value {
         format!("abr.{namespace}.{group}.{{{{name()}}}}"),
         format!("abd.{namespace}.{group}.{{{{name()}}}}.*"),
         format!("abc.{namespace}.{{{{name()}}}}.*"),
+        // Replies need no grant: who was asked may answer, in its own name. The asker's sidecar looks at who it is.
+        format!("ab.{namespace}.*.{{{{name()}}}}.reply.-.*.*"),
     ];
     for (stream, consumer) in [(events, group.to_owned()), (retry, format!("{group}-retry"))] {
         publish.push(format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"));
@@ -35,7 +37,7 @@ pub(super) fn sidecar_template(namespace: &str) -> Value {
     }
     json!({
         "pub": {"allow": publish},
-        "sub": {"allow": ["_INBOX.{{name()}}.>"]},
+        "sub": {"allow": ["_INBOX.{{name()}}.>".to_owned(), format!("ab.{namespace}.*.*.reply.-.{{{{name()}}}}.>")]},
         "subs": -1, "data": -1, "payload": -1,
     })
 }

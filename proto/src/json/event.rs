@@ -97,6 +97,12 @@ pub struct ReplyJson {
     /// What went wrong.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub error_message: String,
+    /// Group in whose name the agent replies.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub group: String,
+    /// Which handling of the ask it belongs to; another one begins anew at index 0.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub run: String,
 }
 
 /// Serde gives a reference.
@@ -198,6 +204,8 @@ impl From<&pb::ReplyInfo> for ReplyJson {
             r#final: reply.r#final,
             error_code: reply.error_code.clone(),
             error_message: reply.error_message.clone(),
+            group: reply.group.clone(),
+            run: reply.run.clone(),
         }
     }
 }
@@ -210,6 +218,8 @@ impl From<ReplyJson> for pb::ReplyInfo {
             r#final: reply.r#final,
             error_code: reply.error_code,
             error_message: reply.error_message,
+            group: reply.group,
+            run: reply.run,
         }
     }
 }

@@ -5,12 +5,14 @@
 //! enums (`"high"`) are text. What is unset is left out. Unknown keys are refused on the way in and allowed on the way
 //! out, so that newer sidecars can say more. The rules for `data` are in [`content`].
 
+mod ask;
 pub mod content;
 mod delivery;
 mod event;
 mod options;
 mod publish;
 
+pub use ask::{AnswerJson, AskJson, Asked, ReplyWithJson};
 pub use delivery::{DeliveryJson, PublishAnswerJson};
 pub use event::{EventJson, ReplyJson, event_to_json};
 pub use options::{BackoffJson, DeliveryOptionsJson, ModeJson, PriorityJson};
