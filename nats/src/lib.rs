@@ -8,6 +8,7 @@
 pub mod ack;
 pub mod connect;
 pub mod consumers;
+pub mod directory;
 pub mod grant;
 pub mod headers;
 pub mod identity;

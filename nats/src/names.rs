@@ -1,5 +1,8 @@
 //! Names of the assets of a namespace on the broker: streams, buckets, consumers. The only place that spells them.
 
+/// In the names of groups that the bus makes itself; nobody else's name may contain it.
+const OWN: &str = "--";
+
 /// A namespace's asset names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Names {
@@ -40,6 +43,26 @@ impl Names {
     /// Bucket of declared and live agents.
     pub fn registry(&self) -> String {
         format!("AB_{}_REGISTRY", self.namespace)
+    }
+
+    /// Group of an agent's own address.
+    pub fn inbox_group(agent: &str) -> String {
+        format!("{agent}{OWN}inbox")
+    }
+
+    /// Group of the channels an agent reads in order, `#all` among them.
+    pub fn channels_group(agent: &str) -> String {
+        format!("{agent}{OWN}channels")
+    }
+
+    /// Group of a pool's address, shared by its members.
+    pub fn pool_group(pool: &str) -> String {
+        format!("pool{OWN}{pool}")
+    }
+
+    /// Whether a name is kept for groups that the bus makes itself.
+    pub fn is_reserved(name: &str) -> bool {
+        name.contains(OWN)
     }
 
     /// Durable consumer of a group on the events stream.

@@ -4,6 +4,7 @@
 //! ab.<ns>.<h|n|l>.<sender>.topic.<part>.<topic…>             an event
 //! ab.<ns>.<lane>.<sender>.agent.<part>.<agent>.<type…>
 //! ab.<ns>.<lane>.<sender>.channel.<part>.<name>.<type…>
+//! ab.<ns>.n.<sender>.reply.-.<asker>.<request>                a reply
 //! abr.<ns>.<group>.<sidecar's agent>                          a retry
 //! abd.<ns>.<group>.<sidecar's agent>.<class>                  a dead letter
 //! aba.<ns>.<fact…>                                            an audit fact
@@ -12,7 +13,12 @@
 //! `part` is the hash of the ordering key modulo 16, or `-` without one: it is there from the first day because
 //! per-key order in a pool needs consumers by part. The sender token is authenticated by the broker.
 
-use agentbus_proto::{Address, event::v1::Priority};
+use agentbus_proto::{Address, Code, Fault, event::v1::Priority};
+
+/// Most tokens of a subject.
+const TOKENS_MAX: usize = 16;
+/// Longest subject, in bytes.
+const BYTES_MAX: usize = 255;
 
 /// Priority lane, the third token of an event's subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +115,36 @@ impl EventSubject {
     }
 }
 
+/// The subject of an event to any address: what [`EventSubject::render`] gives, without owning the parts. Refuses with
+/// `INVALID_ADDRESS` what is longer than a subject may be: names and type are within their own bounds, together they may
+/// be too much.
+pub fn event(
+    namespace: &str,
+    lane: Lane,
+    sender: &str,
+    part: char,
+    to: &Address,
+    event_type: &str,
+) -> Result<String, Fault> {
+    let subject = match to {
+        Address::Topic(topic) => topic_event(namespace, lane, sender, part, topic),
+        Address::Agent(name) | Address::Channel(name) => {
+            let (lane, class, rest) = (lane.token(), to.class(), typed(name, event_type));
+            format!("ab.{namespace}.{lane}.{sender}.{class}.{part}.{rest}")
+        }
+    };
+    let tokens = subject.split('.').count();
+    if subject.len() > BYTES_MAX || tokens > TOKENS_MAX {
+        let length = subject.len();
+        let why = format!(
+            "the subject of an event to `{to}` has {tokens} tokens and {length} bytes; at most {TOKENS_MAX} and \
+             {BYTES_MAX} are allowed: shorten the topic or the type"
+        );
+        return Err(Fault::new(Code::InvalidAddress, why));
+    }
+    Ok(subject)
+}
+
 /// The subject of an event to a topic: what [`EventSubject::render`] gives, without owning the parts.
 pub fn topic_event(namespace: &str, lane: Lane, sender: &str, part: char, topic: &str) -> String {
     let mut part_text = [0; 4];
@@ -136,6 +172,32 @@ pub fn part(ordering_key: &str) -> char {
 pub fn sender(subject: &str) -> Option<&str> {
     let mut tokens = subject.split('.');
     (tokens.next() == Some("ab")).then(|| tokens.nth(2)).flatten()
+}
+
+/// Where an agent's reply to the ask `request_id` of `asker` goes.
+pub fn reply(namespace: &str, sender: &str, asker: &str, request_id: &str) -> String {
+    format!("ab.{namespace}.n.{sender}.reply.-.{asker}.{}", request(request_id))
+}
+
+/// All replies to asks of an agent, whoever wrote them.
+pub fn replies(namespace: &str, asker: &str) -> String {
+    format!("ab.{namespace}.*.*.reply.-.{asker}.>")
+}
+
+/// All replies to one ask.
+pub fn replies_to(namespace: &str, asker: &str, request_id: &str) -> String {
+    format!("ab.{namespace}.*.*.reply.-.{asker}.{}", request(request_id))
+}
+
+/// The token that stands for an ask: its event id, or a digest of an id that is no token.
+fn request(request_id: &str) -> String {
+    if agentbus_proto::name::token(request_id).is_ok() {
+        return request_id.to_owned();
+    }
+    // Half of it: 128 bits.
+    let mut digest = crate::msg_id::derive("", request_id);
+    digest.truncate(32);
+    digest
 }
 
 /// Where a group's failed events wait.
@@ -213,9 +275,40 @@ mod tests {
     }
 
     #[test]
+    fn a_reply_has_one_token_for_its_ask_and_is_no_event_to_an_address() {
+        let subject = reply("default", "b", "a", "0198-x");
+        assert_eq!(subject, "ab.default.n.b.reply.-.a.0198-x");
+        assert_eq!((sender(&subject), EventSubject::parse(&subject)), (Some("b"), None));
+        for odd in ["a.b", "AB_default_EVENTS/7/g/0", "*", ">", &"x".repeat(64)] {
+            let subject = reply("default", "b", "a", odd);
+            assert_eq!(subject.split('.').count(), 8, "{subject}");
+            assert!(!subject.contains(['*', '>', '/']), "{subject}");
+            assert_eq!(replies_to("default", "a", odd).rsplit('.').next(), subject.rsplit('.').next());
+        }
+        assert_ne!(reply("default", "b", "a", "x.1"), reply("default", "b", "a", "x.2"));
+    }
+
+    #[test]
     fn a_key_has_one_part_and_no_key_has_none() {
         assert_eq!(part(""), '-');
         assert_eq!(part("order-17"), part("order-17"));
         assert!(part("order-17").is_ascii_hexdigit());
+    }
+
+    #[test]
+    fn a_subject_that_is_too_long_is_refused_with_its_length() {
+        let subject = |to: &str, event_type: &str| {
+            event("default", Lane::Normal, "list", '-', &to.parse().unwrap(), event_type)
+        };
+        assert_eq!(subject("@b", "t.v1").unwrap(), "ab.default.n.list.agent.-.b.t.v1");
+        assert_eq!(subject("#all", "").unwrap(), "ab.default.n.list.channel.-.all");
+        assert_eq!(subject("a.b", "t.v1").unwrap(), "ab.default.n.list.topic.-.a.b");
+        assert!(subject("@b", "1.2.3.4.5.6.7.8.9").is_ok());
+        let fault = subject("@b", "1.2.3.4.5.6.7.8.9.10").unwrap_err();
+        assert!(fault.code == Code::InvalidAddress && fault.message.contains("17 tokens"), "{fault}");
+        let long = ["x".repeat(63), "y".repeat(63), "z".repeat(22)].join(".");
+        assert!(subject(&long, "").is_ok());
+        let fault = event(&"n".repeat(63), Lane::Low, &"s".repeat(63), '-', &Address::Topic(long), "").unwrap_err();
+        assert!(fault.message.contains("291 bytes"), "{fault}");
     }
 }

@@ -127,7 +127,7 @@ pub const METADATA_GROUP: &str = "agentbus.group";
 /// The durable consumer of a group on the events stream. It starts at the end of the stream unless it is made again, see
 /// [`crate::consumers::Start`].
 pub fn events_consumer(names: &Names, group: &GroupGrant) -> Result<consumer::pull::Config, Fault> {
-    let filters = pattern::filters(names.namespace(), &group.patterns)?;
+    let filters = pattern::typed_filters(names.namespace(), &group.patterns, &group.types)?;
     Ok(consumer::pull::Config {
         filter_subjects: filters,
         max_ack_pending: if group.ordered { 1 } else { ACK_PENDING_MAX },

@@ -11,7 +11,7 @@ use agentbus_nats::publisher::{Message, Pending, Publisher, Stored};
 use agentbus_nats::subject::{self, Lane, part};
 use agentbus_nats::{headers, msg_id};
 use agentbus_proto::event::v1::Priority;
-use agentbus_proto::{Code, EventHead, Fault, Limits, Stamp, stamp, validate};
+use agentbus_proto::{Address, Code, EventHead, Fault, Limits, Stamp, stamp, validate};
 use agentbus_runtime::trace::{Context, Kind, Span, Tracer, semconv};
 use async_nats::HeaderMap;
 use bytes::Bytes;
@@ -35,6 +35,21 @@ impl Parent {
         let context = traceparent.and_then(Context::parse);
         let tracestate = tracestate.filter(|_| context.is_some()).map(|state| headers::clean(state, 512));
         Self { context, tracestate }
+    }
+}
+
+/// What the agent wants done with an event, beside the event itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// Lifetime from now.
+    pub ttl: Option<Duration>,
+    /// Store it even if nobody has declared its address.
+    pub park: bool,
+}
+
+impl From<Option<Duration>> for Wish {
+    fn from(ttl: Option<Duration>) -> Self {
+        Self { ttl, park: false }
     }
 }
 
@@ -118,22 +133,22 @@ impl Outbound {
     pub async fn send(
         &self,
         event: Bytes,
-        ttl: Option<Duration>,
+        wish: impl Into<Wish>,
         parent: &Parent,
         cause: Option<&Cause>,
     ) -> Result<Sent, Fault> {
-        self.send_checked(self.check(event, ttl, parent, cause)?).await
+        self.send_checked(self.check(event, wish, parent, cause)?).await
     }
 
     /// Checks an event and fills in what is missing, sends nothing: so that of several either all go or none.
     pub fn check(
         &self,
         event: Bytes,
-        ttl: Option<Duration>,
+        wish: impl Into<Wish>,
         parent: &Parent,
         cause: Option<&Cause>,
     ) -> Result<Checked, Fault> {
-        let result = self.try_check(event, ttl, parent, cause);
+        let result = self.try_check(event, wish.into(), parent, cause);
         result.inspect_err(|fault| self.inner.metrics.publish(fault.code.as_str()))
     }
 
@@ -153,7 +168,7 @@ impl Outbound {
     fn try_check(
         &self,
         event: Bytes,
-        ttl: Option<Duration>,
+        wish: Wish,
         parent: &Parent,
         cause: Option<&Cause>,
     ) -> Result<Checked, Fault> {
@@ -164,14 +179,14 @@ impl Outbound {
         let now = SystemTime::now();
         let mut head = EventHead::decode(&event)?;
         check_data(&event)?;
-        let stamped = self.stamp(&event, &mut head, ttl, now, cause);
+        let stamped = self.stamp(&event, &mut head, wish.ttl, now, cause);
         let to = validate(&head, stamped.len(), &self.inner.limits, now)?;
         let scope = self.inner.scope.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let topic = scope.topic(&to)?;
-        let span = self.span(topic, &head, stamped.len(), parent);
+        scope.allow(&to, wish.park)?;
         let lane = Lane::from(Priority::try_from(head.priority).unwrap_or_default());
         let part = part(&head.ordering_key);
-        let subject = subject::topic_event(&self.inner.namespace, lane, &self.inner.agent, part, topic);
+        let subject = subject::event(&self.inner.namespace, lane, &self.inner.agent, part, &to, &head.r#type)?;
+        let span = self.span(&to, &head, stamped.len(), parent);
         let headers = self.headers(&head, parent, span.context());
         let message = Message { subject, headers, payload: stamped };
         Ok(Checked { id: head.id, message, span, since })
@@ -239,16 +254,16 @@ impl Outbound {
         msg_id::sealed(&[&self.inner.agent, "/", id].concat(), &self.inner.secret)
     }
 
-    fn span(&self, topic: &str, head: &EventHead, bytes: usize, parent: &Parent) -> Span {
+    fn span(&self, to: &Address, head: &EventHead, bytes: usize, parent: &Parent) -> Span {
         if !self.inner.tracer.enabled() {
             return self.inner.tracer.start(Kind::Producer, "publish", parent.context.as_ref(), &[], None);
         }
-        let name = format!("publish {topic}");
+        let name = format!("publish {to}");
         let mut span = self.inner.tracer.start(Kind::Producer, name, parent.context.as_ref(), &[], None);
         span.attr(semconv::MESSAGING_SYSTEM, semconv::SYSTEM);
         span.attr(semconv::MESSAGING_OPERATION_NAME, "publish");
         span.attr(semconv::MESSAGING_OPERATION_TYPE, "send");
-        span.attr(semconv::MESSAGING_DESTINATION_NAME, topic.to_owned());
+        span.attr(semconv::MESSAGING_DESTINATION_NAME, to.to_string());
         span.attr(semconv::MESSAGING_MESSAGE_ID, head.id.clone());
         span.attr(semconv::MESSAGING_MESSAGE_CONVERSATION_ID, head.correlation_id.clone());
         span.attr(semconv::MESSAGING_MESSAGE_BODY_SIZE, bytes as i64);

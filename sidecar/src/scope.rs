@@ -1,33 +1,37 @@
-//! What the grant allows, checked before the broker would: a refusal here names the pattern to add.
+//! Where an agent may publish, checked before the broker would: a refusal here names the pattern to add.
+//!
+//! The broker enforces the same patterns. That an address is declared only this check knows: to the broker a subject that
+//! nobody reads is as good as any.
 
-use agentbus_nats::grant::Grant;
+use agentbus_nats::grant::{Directory, Grant};
 use agentbus_nats::pattern::Pattern;
 use agentbus_proto::{Address, Code, Fault};
 
-/// Compiled publish permissions of one grant.
+/// Compiled publish permissions of one grant, and the addresses that exist.
 #[derive(Debug, Clone)]
 pub struct Scope {
     agent: String,
     publish: Vec<Pattern>,
+    directory: Directory,
 }
 
 impl Scope {
     /// Compiles a grant's patterns; a pattern that does not parse was refused by the control plane already.
     pub fn new(grant: &Grant) -> Self {
         let publish = grant.publish.iter().filter_map(|text| Pattern::parse(text).ok()).collect();
-        Self { agent: grant.agent.clone(), publish }
+        Self { agent: grant.agent.clone(), publish, directory: grant.directory.clone() }
     }
 
-    /// The topic an event may go to; refuses other classes and topics outside the scope.
-    pub fn topic<'a>(&self, to: &'a Address) -> Result<&'a str, Fault> {
-        let Address::Topic(topic) = to else {
-            let why = format!("`{to}` is no topic: this version delivers topics only, such as `task.done`");
-            return Err(Fault::new(Code::InvalidAddress, why));
-        };
-        if self.publish.iter().any(|pattern| pattern.matches(topic)) {
-            return Ok(topic);
+    /// Refuses addresses that nobody has declared (`INVALID_ADDRESS`), unless the event shall wait there (`park`), and
+    /// those outside the scope (`SCOPE_DENIED`).
+    pub fn allow(&self, to: &Address, park: bool) -> Result<(), Fault> {
+        if !park {
+            self.directory.check(to)?;
         }
-        let why = format!("agent `{}` may not publish to `{topic}`: add it to `publish` in agentbus.yaml", self.agent);
+        if self.publish.iter().any(|pattern| pattern.matches_address(to)) {
+            return Ok(());
+        }
+        let why = format!("agent `{}` may not publish to `{to}`: add it to `publish` in agentbus.yaml", self.agent);
         Err(Fault::new(Code::ScopeDenied, why))
     }
 }
@@ -36,27 +40,37 @@ impl Scope {
 mod tests {
     use super::*;
 
-    #[test]
-    fn topics_outside_the_grant_are_refused_by_name() {
+    fn check(to: &str, park: bool, expected: Option<Code>) {
+        let agents = ["reviewer", "other"].map(|name| (name.to_owned(), String::new())).into();
         let grant = Grant {
             agent: "list".into(),
-            instance: "list".into(),
-            namespace: "default".into(),
-            servers: vec![],
-            jwt: String::new(),
-            expires: 0,
-            groups: vec![],
-            publish: vec!["file.*".into()],
-            event_bytes_max: 1,
-            secret: String::new(),
-            group_secrets: Default::default(),
+            publish: ["file.*", "@reviewer", "@later", "#all"].map(str::to_owned).into(),
+            directory: Directory { agents, channels: ["eng".to_owned()].into(), ..Directory::default() },
             ..Grant::default()
         };
-        let scope = Scope::new(&grant);
-        assert_eq!(scope.topic(&Address::Topic("file.found".into())).unwrap(), "file.found");
-        let denied = scope.topic(&Address::Topic("audit.started".into())).unwrap_err();
-        assert_eq!(denied.code, Code::ScopeDenied);
-        assert!(denied.message.contains("audit.started"));
-        assert_eq!(scope.topic(&Address::Agent("x".into())).unwrap_err().code, Code::InvalidAddress);
+        let allowed = Scope::new(&grant).allow(&to.parse().unwrap(), park);
+        let fault = allowed.err();
+        assert!(fault.as_ref().is_none_or(|fault| fault.message.contains(to)), "{fault:?}");
+        assert_eq!(fault.map(|fault| fault.code), expected, "{to} {park}");
+    }
+
+    #[test]
+    fn addresses_outside_the_grant_are_refused_by_name() {
+        for to in ["file.found", "@reviewer", "#all"] {
+            check(to, false, None);
+        }
+        for to in ["audit.started", "@other", "#eng"] {
+            check(to, false, Some(Code::ScopeDenied));
+        }
+    }
+
+    #[test]
+    fn undeclared_addresses_are_refused_unless_the_event_may_wait() {
+        for to in ["@later", "@reviewers", "#engineering"] {
+            check(to, false, Some(Code::InvalidAddress));
+        }
+        check("@later", true, None);
+        check("@reviewers", true, Some(Code::ScopeDenied));
+        check("#engineering", true, Some(Code::ScopeDenied));
     }
 }

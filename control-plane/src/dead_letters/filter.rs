@@ -53,7 +53,7 @@ impl Filter {
             })?,
             None => "*",
         };
-        let pattern = self.event_type.as_deref().map(Pattern::parse).transpose();
+        let pattern = self.event_type.as_deref().map(Pattern::topic).transpose();
         let group = self.group.as_deref().unwrap_or("*");
         Ok(Matcher {
             subject: agentbus_nats::subject::dead_letter(namespace, group, "*", class),

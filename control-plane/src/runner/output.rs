@@ -56,7 +56,9 @@ pub(super) fn read(stdout: &[u8], origin: &Origin, now: SystemTime) -> Result<Ve
 }
 
 fn one(line: &[u8], index: usize, origin: &Origin, now: SystemTime) -> Result<PublishRequest, Fault> {
-    let (mut event, ttl) = PublishJson::from_slice(line)?.into_event()?;
+    let json = PublishJson::from_slice(line)?;
+    let park = json.park;
+    let (mut event, ttl) = json.into_event()?;
     fill(&mut event.id, || origin.output_id(index));
     fill(&mut event.correlation_id, || origin.correlation_id.clone());
     fill(&mut event.causation_id, || origin.id.clone());
@@ -68,7 +70,7 @@ fn one(line: &[u8], index: usize, origin: &Origin, now: SystemTime) -> Result<Pu
     let limits = Limits { event_bytes_max: usize::MAX, ..Limits::default() };
     validate(&EventHead::decode(&encoded)?, encoded.len(), &limits, now)?;
     let number = u64::try_from(index).unwrap_or(u64::MAX);
-    Ok(PublishRequest { event: Some(event), ttl: ttl.map(duration::to_proto), r#ref: number })
+    Ok(PublishRequest { event: Some(event), ttl: ttl.map(duration::to_proto), r#ref: number, park })
 }
 
 fn fill(field: &mut String, value: impl FnOnce() -> String) {

@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use agentbus_proto::duration;
+use agentbus_proto::{did_you_mean, duration};
 
-use super::errors::{SpecError, did_you_mean};
+use super::errors::SpecError;
 use super::yaml::{Entry, Mark, Node, Value};
 
 /// Collects mistakes.

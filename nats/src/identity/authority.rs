@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{jwt, permissions};
 use crate::msg_id;
+use crate::pattern::Pattern;
 
 /// Life of a sidecar's token: how long the data plane runs without the control plane. Renewed at half of it.
 const USER_LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -58,7 +59,7 @@ pub struct UserSpec<'a> {
     pub public_key: &'a str,
     /// Groups whose consumers it may use.
     pub groups: &'a [String],
-    /// Topic patterns it may publish to.
+    /// Address patterns it may publish to: `file.*`, `@reviewer`, `#all`, `@*`. What does not parse allows nothing.
     pub publish: &'a [String],
 }
 
@@ -179,7 +180,8 @@ impl Authority {
     /// Mints a sidecar's token: (token, expiry in seconds since the epoch).
     pub fn sidecar(&self, spec: &UserSpec<'_>, now: u64) -> Result<(String, u64), AuthorityError> {
         let groups = spec.groups.iter().map(|group| format!("grp:{group}"));
-        let publish = spec.publish.iter().map(|pattern| format!("pub:topic.*.{pattern}"));
+        let publish = spec.publish.iter().filter_map(|text| Pattern::parse(text).ok());
+        let publish = publish.flat_map(|pattern| pattern.permissions()).map(|end| format!("pub:{end}"));
         let tags: Vec<String> = groups.chain(publish).collect();
         let nats = json!({
             "type": "user", "version": 2,
@@ -251,13 +253,15 @@ mod tests {
         use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
         let authority = Authority::generate("default");
         let groups = ["readers".to_owned()];
-        let publish = ["notes.Created".to_owned()];
+        let publish = ["notes.Created", "@b", "#all", "@*"].map(str::to_owned);
         let spec = UserSpec { agent: "a", public_key: "UX", groups: &groups, publish: &publish };
         let (token, expires) = authority.sidecar(&spec, 1000).unwrap();
         assert_eq!(expires, 1000 + 86_400);
         let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
         let claims: Value = serde_json::from_slice(&claims).unwrap();
-        assert_eq!(claims["nats"]["tags"], json!(["grp:readers", "pub:topic.*.notes.Created"]));
+        let own = ["grp:readers", "pub:topic.*.notes.Created"];
+        let others = ["pub:agent.*.b", "pub:agent.*.b.>", "pub:channel.*.all", "pub:channel.*.all.>", "pub:agent.*.>"];
+        assert_eq!(claims["nats"]["tags"], json!([&own[..], &others[..]].concat()));
         assert_eq!(claims["nats"]["pub"], json!({}));
     }
 }

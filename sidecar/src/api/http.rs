@@ -21,7 +21,7 @@ use super::body::{parse, parse_or_default, read};
 use super::problem::{Problem, other_method};
 use super::{State, receive};
 use crate::inbound::{How, hub};
-use crate::outbound::Parent;
+use crate::outbound::{Parent, Wish};
 
 /// The description of this API, written by hand and checked by a test against the routes.
 const OPENAPI: &str = include_str!("openapi.json");
@@ -49,9 +49,11 @@ type Answer = Result<Response, Problem>;
 
 async fn publish(Shared(state): Shared<State>, headers: HeaderMap, request: Request) -> Answer {
     let body = body(&state, request).await?;
-    let (event, ttl) = PublishJson::from_slice(&body)?.into_event()?;
+    let json = PublishJson::from_slice(&body)?;
+    let park = json.park;
+    let (event, ttl) = json.into_event()?;
     let parent = parent(&headers);
-    let sent = state.outbound.send(event.encode_to_vec().into(), ttl, &parent, None).await?;
+    let sent = state.outbound.send(event.encode_to_vec().into(), Wish { ttl, park }, &parent, None).await?;
     let (id, stored) = sent.stored().await?;
     Ok(Json(stored_json(id, stored)).into_response())
 }
@@ -184,6 +186,9 @@ async fn settle(Shared(state): Shared<State>, Path((id, verb)): Path<(String, St
 
 fn emit(body: AckBody) -> Result<Vec<Bytes>, Fault> {
     let encode = |(index, json): (usize, PublishJson)| {
+        if json.park {
+            return Err(in_emit(index, Fault::new(Code::InvalidEvent, "`park` is not supported in `emit`")));
+        }
         let (event, ttl) = json.into_event().map_err(|fault| in_emit(index, fault))?;
         if ttl.is_some() {
             return Err(in_emit(index, Fault::new(Code::InvalidEvent, "`ttl` is not supported in `emit`")));

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
 use super::State;
-use crate::outbound::{Outbound, Parent, Sent};
+use crate::outbound::{Outbound, Parent, Sent, Wish};
 
 /// Events of one stream without an answer yet. Full = the agent is not read from: back-pressure.
 const WINDOW: usize = 4096;
@@ -73,7 +73,7 @@ async fn oldest(under_way: &mut VecDeque<UnderWay>) -> Option<PublishResponse> {
 /// Checks a request and hands it to the broker.
 pub(super) async fn publish(outbound: &Outbound, parent: &Parent, request: PublishRequest) -> Result<Sent, Fault> {
     let ttl = request.ttl.map(|ttl| super::duration("ttl", ttl)).transpose()?;
-    outbound.send(request.event, ttl, parent, None).await
+    outbound.send(request.event, Wish { ttl, park: request.park }, parent, None).await
 }
 
 /// The answer to one publish.

@@ -27,7 +27,7 @@ use tonic_reflection::pb::v1::{
 use super::Edge;
 
 fn request(r#ref: u64, to: &str) -> pb::PublishRequest {
-    pb::PublishRequest { event: Some(grpc::event(to, "x")), r#ref, ttl: None }
+    pb::PublishRequest { event: Some(grpc::event(to, "x")), r#ref, ..Default::default() }
 }
 
 #[tokio::test]
@@ -77,7 +77,7 @@ async fn flood(events: u64, bytes: usize) {
     let sender = tokio::spawn(async move {
         for n in 0..events {
             let event = Some(grpc::event("notes.a", vec![b'x'; bytes]));
-            tx.send(pb::PublishRequest { event, r#ref: n, ttl: None }).await.expect("the stream is open");
+            tx.send(pb::PublishRequest { event, r#ref: n, ..Default::default() }).await.expect("the stream is open");
             count.fetch_add(1, Ordering::Relaxed);
         }
     });

@@ -32,7 +32,7 @@ const LINES_IN_FLIGHT_MAX: usize = 256;
     after_help = "Examples:\n  agentbus publish notes.created '{\"text\":\"hello\"}'\n  echo hello | agentbus publish notes.created -\n  agentbus publish files.new @photo.jpg --type file.new.v1 --ttl 1h\n  cat events.ndjson | agentbus publish notes.created --lines"
 )]
 pub struct Args {
-    /// Address: a topic such as notes.created
+    /// Address: a topic such as notes.created, @AGENT, @POOL, '#CHANNEL' or '#all'
     pub to: String,
     /// The data: text, - for stdin, @FILE for a file
     #[arg(allow_hyphen_values = true)]
@@ -64,6 +64,9 @@ pub struct Args {
     /// Events with the same key keep their order
     #[arg(long, value_name = "KEY")]
     pub key: Option<String>,
+    /// Store it even if nobody has declared the agent, pool or channel; it is delivered once somebody does
+    #[arg(long)]
+    pub park: bool,
 }
 
 /// Priority of an event.
@@ -215,7 +218,7 @@ fn request(template: &Event, args: &Args, data: Bytes) -> anyhow::Result<Publish
     };
     let id = args.id.clone().unwrap_or_else(|| Uuid::now_v7().to_string());
     let event = Event { id, content_type, data, ..template.clone() };
-    Ok(PublishRequest { event: Some(event), ttl, r#ref: 0 })
+    Ok(PublishRequest { event: Some(event), ttl, r#ref: 0, park: args.park })
 }
 
 fn attribute(text: &str) -> Result<(String, String), String> {

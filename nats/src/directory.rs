@@ -1,0 +1,75 @@
+//! Which addresses are declared in a namespace, and what to say about one that is not.
+
+use agentbus_proto::{Address, Code, Fault, did_you_mean};
+
+use crate::grant::Directory;
+
+/// The channel of every agent, declared or not.
+pub const ALL: &str = "all";
+/// Most names told in a refusal.
+const NAMED_MAX: usize = 8;
+
+impl Directory {
+    /// Refuses with `INVALID_ADDRESS` what nobody has declared, naming what was probably meant. Topics need no declaration.
+    pub fn check(&self, to: &Address) -> Result<(), Fault> {
+        let known = match to {
+            Address::Topic(_) => true,
+            Address::Agent(name) => self.agents.contains_key(name) || self.pools.contains_key(name),
+            Address::Channel(name) => name == ALL || self.channels.contains(name),
+        };
+        if known { Ok(()) } else { Err(self.undeclared(to)) }
+    }
+
+    fn undeclared(&self, to: &Address) -> Fault {
+        let (sign, kind, names) = match to {
+            Address::Channel(_) => ('#', "channel", self.channels.iter().map(String::as_str).chain([ALL]).collect()),
+            _ => ('@', "agent or pool", self.agents.keys().chain(self.pools.keys()).map(String::as_str).collect()),
+        };
+        let names: Vec<&str> = names;
+        let hint = match did_you_mean(to.name(), &names) {
+            Some(near) => format!("did you mean `{sign}{near}`?"),
+            None => {
+                let shown: Vec<String> = names.iter().take(NAMED_MAX).map(|name| format!("{sign}{name}")).collect();
+                let more = if names.len() > NAMED_MAX { ", …" } else { "" };
+                format!("declared are {}{more};", if shown.is_empty() { "none".to_owned() } else { shown.join(", ") })
+            }
+        };
+        let why = format!(
+            "no {kind} `{to}` is declared: {hint} add it to agentbus.yaml, or have the event wait for it (`park`)"
+        );
+        Fault::new(Code::InvalidAddress, why)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory() -> Directory {
+        Directory {
+            agents: [("reviewer".to_owned(), String::new())].into(),
+            pools: [("reviewers-eu".to_owned(), vec!["reviewer".to_owned()])].into(),
+            channels: ["engineering".to_owned()].into(),
+        }
+    }
+
+    #[test]
+    fn declared_addresses_and_all_topics_are_fine() {
+        for to in ["@reviewer", "@reviewers-eu", "#engineering", "#all", "any.topic"] {
+            assert_eq!(directory().check(&to.parse().unwrap()), Ok(()), "{to}");
+        }
+    }
+
+    #[test]
+    fn others_are_refused_with_what_was_probably_meant() {
+        let check = |to: &str, wanted: &str| {
+            let fault = directory().check(&to.parse().unwrap()).unwrap_err();
+            assert_eq!(fault.code, Code::InvalidAddress);
+            assert!(fault.message.starts_with(wanted), "{fault}");
+        };
+        check("@reviwer", "no agent or pool `@reviwer` is declared: did you mean `@reviewer`? add it to agentbus.yaml");
+        check("@other", "no agent or pool `@other` is declared: declared are @reviewer, @reviewers-eu; add it");
+        check("#enginering", "no channel `#enginering` is declared: did you mean `#engineering`?");
+        check("#sales", "no channel `#sales` is declared: declared are #engineering, #all; add it");
+    }
+}
