@@ -1,11 +1,12 @@
 //! The bus on NATS JetStream: everything that knows a subject, a stream or a header.
 //!
 //! `subject`, `pattern`, `headers` and `names` spell what is on the wire; `topology` is the table of assets, `plan` and
-//! `consumers` bring a broker in line with it; `connect` → `publisher` and `pull` → `ack` carry events; `moves` makes
+//! `consumers` bring a broker in line with it; `bus` is what others hold, on JetStream or in this process; `connect` → `publisher` and `pull` → `ack` carry events; `moves` makes
 //! retries and dead letters; `identity` mints what each sidecar may do; `grant` is how a sidecar learns it; `server`
 //! finds and runs a nats-server. Nothing here knows an agent process or an HTTP request.
 
 pub mod ack;
+pub mod bus;
 pub mod connect;
 pub mod consumers;
 pub mod directory;

@@ -1,0 +1,54 @@
+//! Notes: what is sent to whoever listens at the moment, and stored nowhere. Requests and answers are notes.
+
+use async_nats::{HeaderMap, Subject};
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt};
+
+/// One note, or a stored message as listeners hear it.
+#[derive(Debug, Clone)]
+pub struct Note {
+    /// Subject it was sent on.
+    pub subject: Subject,
+    /// Where an answer is wanted. Not checked by the bus: who answers with wide rights looks at it first.
+    pub reply: Option<Subject>,
+    /// Headers; notes have none, stored messages have.
+    pub headers: HeaderMap,
+    /// What it says.
+    pub payload: Bytes,
+}
+
+impl From<async_nats::Message> for Note {
+    fn from(message: async_nats::Message) -> Self {
+        let async_nats::Message { subject, reply, headers, payload, .. } = message;
+        Self { subject, reply, headers: headers.unwrap_or_default(), payload }
+    }
+}
+
+/// Notes on a subject pattern. Outlives reconnects; what is sent meanwhile is missed. Dropped, it ends.
+pub struct Subscription {
+    way: Way,
+}
+
+enum Way {
+    JetStream(Box<async_nats::Subscriber>),
+}
+
+impl Subscription {
+    pub(super) fn jetstream(subscriber: async_nats::Subscriber) -> Self {
+        Self { way: Way::JetStream(Box::new(subscriber)) }
+    }
+
+    /// The next note; none when the connection is closed for good. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Note> {
+        match &mut self.way {
+            Way::JetStream(subscriber) => subscriber.next().await.map(Note::from),
+        }
+    }
+
+    /// The next note if it is here already.
+    pub fn try_next(&mut self) -> Option<Note> {
+        match &mut self.way {
+            Way::JetStream(subscriber) => subscriber.next().now_or_never().flatten().map(Note::from),
+        }
+    }
+}
