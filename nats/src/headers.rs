@@ -37,6 +37,18 @@ pub const CAUSE: &str = "Ab-Cause";
 pub const RETURNED: &str = "Ab-Returned";
 /// How often the event has been redriven already.
 pub const REDRIVE: &str = "Ab-Redrive";
+/// On an emitted event: the delivery that led to it, `<group>/<attempt>/<milliseconds when it was handed out>`.
+pub const HANDLED: &str = "Ab-Handled";
+/// On a receipt: when the attempt was handed out, in milliseconds since the Unix epoch.
+pub const HANDED: &str = "Ab-Handed";
+/// On a receipt: how the attempt ended.
+pub const OUTCOME: &str = "Ab-Outcome";
+/// Which atomic batch a message belongs to.
+pub(crate) const BATCH_ID: &str = "Nats-Batch-Id";
+/// Its place in it, from 1.
+pub(crate) const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
+/// On the last one: store all of them.
+pub(crate) const BATCH_COMMIT: &str = "Nats-Batch-Commit";
 /// Most messages of one batch a pull may return.
 pub(crate) const PENDING_MESSAGES: &str = "Nats-Pending-Messages";
 

@@ -165,6 +165,44 @@ impl Outbound {
         }
     }
 
+    /// Stores checked events all together or not at all.
+    pub async fn store_all(&self, checked: Vec<Checked>) -> Result<Vec<(String, Stored)>, Fault> {
+        let (mut rest, mut messages) = (Vec::with_capacity(checked.len()), Vec::with_capacity(checked.len()));
+        for Checked { id, message, span, since } in checked {
+            rest.push((id, span, since));
+            messages.push(message);
+        }
+        match self.inner.publisher.store_all(messages).await {
+            Ok(stored) => {
+                let each = rest.into_iter().zip(stored);
+                Ok(each.map(|((id, mut span, since), stored)| (id, self.noted(&mut span, since, stored))).collect())
+            }
+            Err(fault) => {
+                for (_, mut span, _) in rest {
+                    self.inner.metrics.publish(fault.code.as_str());
+                    fail(&mut span, &fault);
+                }
+                Err(fault)
+            }
+        }
+    }
+
+    /// Counts what is stored and notes where.
+    fn noted(&self, span: &mut Span, since: Instant, stored: Stored) -> Stored {
+        let metrics = &self.inner.metrics;
+        metrics.publish_seconds.observe(since.elapsed().as_secs_f64());
+        if stored.duplicate {
+            metrics.publish("duplicate");
+        } else {
+            metrics.published_stored.inc();
+        }
+        if span.is_recording() {
+            span.attr(semconv::AGENTBUS_STREAM, stored.stream.clone());
+            span.attr(semconv::AGENTBUS_SEQ, stored.seq as i64);
+        }
+        stored
+    }
+
     fn try_check(
         &self,
         event: Bytes,
@@ -281,23 +319,14 @@ impl Sent {
 
     /// The same, cancel-safe: may be called again until it has given the outcome, once.
     pub async fn outcome(&mut self) -> Result<(String, Stored), Fault> {
-        let outcome = self.pending.outcome().await;
-        let metrics = &self.outbound.inner.metrics;
-        metrics.publish_seconds.observe(self.since.elapsed().as_secs_f64());
-        match outcome {
+        match self.pending.outcome().await {
             Ok(stored) => {
-                if stored.duplicate {
-                    metrics.publish("duplicate");
-                } else {
-                    metrics.published_stored.inc();
-                }
-                if self.span.is_recording() {
-                    self.span.attr(semconv::AGENTBUS_STREAM, stored.stream.clone());
-                    self.span.attr(semconv::AGENTBUS_SEQ, stored.seq as i64);
-                }
+                let stored = self.outbound.noted(&mut self.span, self.since, stored);
                 Ok((std::mem::take(&mut self.id), stored))
             }
             Err(fault) => {
+                let metrics = &self.outbound.inner.metrics;
+                metrics.publish_seconds.observe(self.since.elapsed().as_secs_f64());
                 metrics.publish(fault.code.as_str());
                 fail(&mut self.span, &fault);
                 Err(fault)

@@ -22,7 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Message, Options, Stored};
+use super::{Message, Options, Stored, batch};
 use crate::connect::Link;
 
 /// How often messages without an answer are looked at.
@@ -141,6 +141,25 @@ impl Publisher {
         Ok(pending)
     }
 
+    /// Stores all or none, where the broker can; ids it knows already count as stored.
+    pub async fn store_all(&self, messages: Vec<Message>) -> Result<Vec<Stored>, Fault> {
+        // An atomic batch of one is slower than a plain publish, and a plain one is atomic by itself.
+        if messages.len() > 1
+            && let Some(stored) = batch::store(&self.inner.link, &self.inner.options, &messages).await?
+        {
+            return Ok(stored);
+        }
+        let mut pending = Vec::with_capacity(messages.len());
+        for message in messages {
+            pending.push(self.send(message).await?);
+        }
+        let mut stored = Vec::with_capacity(pending.len());
+        for mut one in pending {
+            stored.push(one.outcome().await?);
+        }
+        Ok(stored)
+    }
+
     /// Messages without an answer yet.
     pub fn in_flight(&self) -> usize {
         self.inner.slots().len()
@@ -158,13 +177,7 @@ impl Inner {
         let sent = self.link.client.publish_with_reply_and_headers(subject, reply, headers, payload);
         match tokio::time::timeout(self.options.outcome_wait, sent).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(match error.kind() {
-                async_nats::PublishErrorKind::MaxPayloadExceeded => {
-                    Fault::new(Code::TooLarge, "the broker takes no message of this size (max_payload)")
-                }
-                async_nats::PublishErrorKind::InvalidSubject => Fault::new(Code::InvalidAddress, error.to_string()),
-                async_nats::PublishErrorKind::Send => self.link.down(),
-            }),
+            Ok(Err(error)) => Err(not_sent(&self.link, &error)),
             Err(_) => Err(self.link.down()),
         }
     }
@@ -172,9 +185,8 @@ impl Inner {
     /// Gives every waiting caller on a refused subject its answer at once.
     fn refuse(&self, subject: &str) {
         for (_, slot) in self.slots().extract_if(.., |_, slot| slot.subject == subject) {
-            let why = format!("the broker refuses `{subject}`: add the address to the agent's `publish` list");
             // The caller may have given up.
-            let _ = slot.answer.send(Err(Fault::new(Code::ScopeDenied, why)));
+            let _ = slot.answer.send(Err(denied(subject)));
         }
     }
 
@@ -251,7 +263,24 @@ fn slow() -> Fault {
         .with_retry_after(Duration::from_secs(1))
 }
 
-fn unknown() -> Fault {
+/// A subject that the broker does not let this connection publish on.
+pub(super) fn denied(subject: &str) -> Fault {
+    let why = format!("the broker refuses `{subject}`: add the address to the agent's `publish` list");
+    Fault::new(Code::ScopeDenied, why)
+}
+
+/// Why the connection did not take a message.
+pub(super) fn not_sent(link: &Link, error: &async_nats::PublishError) -> Fault {
+    match error.kind() {
+        async_nats::PublishErrorKind::MaxPayloadExceeded => {
+            Fault::new(Code::TooLarge, "the broker takes no message of this size (max_payload)")
+        }
+        async_nats::PublishErrorKind::InvalidSubject => Fault::new(Code::InvalidAddress, error.to_string()),
+        async_nats::PublishErrorKind::Send => link.down(),
+    }
+}
+
+pub(super) fn unknown() -> Fault {
     let why = "no answer from the broker: the event may or may not be stored; publish it again with the same id";
     Fault::new(Code::OutcomeUnknown, why)
 }
@@ -325,20 +354,43 @@ fn settle(inner: &Inner, message: &async_nats::Message) {
     }
 }
 
-fn read(message: &async_nats::Message) -> Result<Stored, Fault> {
+/// What an answer of the broker says.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    /// The PubAck.
+    Stored(Stored),
+    /// No, with the server's error code.
+    Refused(u64, Fault),
+    /// No stream answered: no leader just now, or the broker is coming up.
+    Absent(Fault),
+    /// It cannot be read, so nobody knows.
+    Unreadable(Fault),
+}
+
+pub(super) fn verdict(message: &async_nats::Message) -> Verdict {
     if message.status == Some(StatusCode::NO_RESPONDERS) {
         let why = "no stream takes this subject: `agentbus streams plan` shows what is missing";
-        return Err(Fault::new(Code::BrokerDown, why).with_retry_after(Duration::from_secs(1)));
+        return Verdict::Absent(Fault::new(Code::BrokerDown, why).with_retry_after(Duration::from_secs(1)));
     }
     answer(&message.payload)
 }
 
-fn answer(payload: &[u8]) -> Result<Stored, Fault> {
+fn read(message: &async_nats::Message) -> Result<Stored, Fault> {
+    match verdict(message) {
+        Verdict::Stored(stored) => Ok(stored),
+        Verdict::Refused(_, fault) | Verdict::Absent(fault) | Verdict::Unreadable(fault) => Err(fault),
+    }
+}
+
+fn answer(payload: &[u8]) -> Verdict {
+    let unreadable = |why: String| Verdict::Unreadable(Fault::new(Code::OutcomeUnknown, why));
     match serde_json::from_slice(payload) {
-        Ok(Answer { error: Some(error), .. }) => Err(refusal(&error)),
-        Ok(Answer { stream, seq, duplicate, .. }) if !stream.is_empty() => Ok(Stored { stream, seq, duplicate }),
-        Ok(_) => Err(Fault::new(Code::OutcomeUnknown, "the broker's answer names no stream")),
-        Err(error) => Err(Fault::new(Code::OutcomeUnknown, format!("unreadable answer from the broker: {error}"))),
+        Ok(Answer { error: Some(error), .. }) => Verdict::Refused(error.err_code, refusal(&error)),
+        Ok(Answer { stream, seq, duplicate, .. }) if !stream.is_empty() => {
+            Verdict::Stored(Stored { stream, seq, duplicate })
+        }
+        Ok(_) => unreadable("the broker's answer names no stream".to_owned()),
+        Err(error) => unreadable(format!("unreadable answer from the broker: {error}")),
     }
 }
 
@@ -374,13 +426,13 @@ mod tests {
 
     #[test]
     fn puback_and_error_are_told_apart() {
-        let stored = answer(br#"{"stream":"AB_x_EVENTS","seq":3,"duplicate":true}"#).unwrap();
-        assert!(matches!(stored, Stored { seq: 3, duplicate: true, .. }));
+        let stored = answer(br#"{"stream":"AB_x_EVENTS","seq":3,"duplicate":true}"#);
+        assert!(matches!(stored, Verdict::Stored(Stored { seq: 3, duplicate: true, .. })));
         let refused = answer(
             br#"{"error":{"code":503,"err_code":10077,"description":"maximum bytes exceeded"},"stream":"S","seq":0}"#,
         );
-        assert_eq!(refused.unwrap_err().code, Code::StreamFull);
-        assert_eq!(answer(b"{}").unwrap_err().code, Code::OutcomeUnknown);
+        assert!(matches!(refused, Verdict::Refused(10077, fault) if fault.code == Code::StreamFull));
+        assert!(matches!(answer(b"{}"), Verdict::Unreadable(fault) if fault.code == Code::OutcomeUnknown));
     }
 
     #[test]

@@ -12,7 +12,10 @@ use serde::Deserialize;
 
 use crate::connect::Link;
 
+mod batch;
 mod jetstream;
+
+pub use batch::BATCH_MESSAGES_MAX;
 
 /// How publishing behaves.
 #[derive(Debug, Clone, Copy)]
@@ -100,6 +103,14 @@ impl Publisher {
     /// Sends and waits for the outcome.
     pub async fn store(&self, message: Message) -> Result<Stored, Fault> {
         self.send(message).await?.stored().await
+    }
+
+    /// Stores all of them, one behind the other, or none. Ids that are stored already count as stored; then, and only then,
+    /// the others are stored one by one.
+    pub async fn store_all(&self, messages: Vec<Message>) -> Result<Vec<Stored>, Fault> {
+        match &self.way {
+            Way::JetStream(publisher) => publisher.store_all(messages).await,
+        }
     }
 
     /// Messages without an answer yet.

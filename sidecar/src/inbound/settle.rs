@@ -162,8 +162,8 @@ impl Hub {
         Ok((Settled::default(), Verdict::Dead, "rejected"))
     }
 
-    /// Checks all outputs, then publishes them in order, then acks. Their ids come from the delivery, so a repetition stores nothing twice
-    /// within the broker's window.
+    /// Checks all outputs, then stores them in order, all together or none, then acks. Their ids come from the delivery, so a
+    /// repetition stores nothing twice within the broker's window.
     async fn emit(&self, held: &Held, events: Vec<Bytes>) -> Result<Settled, Fault> {
         let mut span = self.settle_span(held, "ack");
         let parent = Parent { context: held.context, tracestate: None };
@@ -180,14 +180,7 @@ impl Hub {
             let one = self.outbound().check(event, None, &parent, Some(&cause));
             checked.push(one.inspect_err(|fault| fail(&mut span, fault))?);
         }
-        let mut sent = Vec::with_capacity(checked.len());
-        for one in checked {
-            sent.push(self.outbound().send_checked(one).await.inspect_err(|fault| fail(&mut span, fault))?);
-        }
-        let mut emitted = Vec::with_capacity(sent.len());
-        for one in sent {
-            emitted.push(one.stored().await.inspect_err(|fault| fail(&mut span, fault))?);
-        }
+        let emitted = self.outbound().store_all(checked).await.inspect_err(|fault| fail(&mut span, fault))?;
         self.answer(&receipt.subject, Answer::Ack).await;
         Ok(Settled { emitted, deadline: None })
     }
