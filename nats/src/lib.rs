@@ -12,6 +12,7 @@ pub mod consumers;
 pub mod directory;
 pub mod grant;
 pub mod headers;
+pub mod held;
 pub mod identity;
 pub mod moves;
 pub mod msg_id;

@@ -40,6 +40,11 @@ impl Names {
         format!("AB_{}_AUDIT", self.namespace)
     }
 
+    /// Stream of receipts: who was through with an event, and when. Made on first use.
+    pub fn receipts(&self) -> String {
+        format!("AB_{}_RECEIPTS", self.namespace)
+    }
+
     /// Bucket of declared and live agents.
     pub fn registry(&self) -> String {
         format!("AB_{}_REGISTRY", self.namespace)

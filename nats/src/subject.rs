@@ -8,6 +8,7 @@
 //! abr.<ns>.<group>.<sidecar's agent>                          a retry
 //! abd.<ns>.<group>.<sidecar's agent>.<class>                  a dead letter
 //! aba.<ns>.<fact…>                                            an audit fact
+//! abt.<ns>.<group>.<sidecar's agent>.<seq>                    a receipt of the event of this number
 //! abc.<ns>.<agent>.<verb>                                     a sidecar's request to the control plane
 //! ```
 //! `part` is the hash of the ordering key modulo 16, or `-` without one: it is there from the first day because
@@ -223,6 +224,21 @@ pub fn audit(namespace: &str, fact: &str) -> String {
 /// Where a sidecar asks the control plane something.
 pub fn control(namespace: &str, agent: &str, verb: &str) -> String {
     format!("abc.{namespace}.{agent}.{verb}")
+}
+
+/// Where a member of a group writes that it is through with an attempt at the event of this number.
+pub fn receipt(namespace: &str, group: &str, agent: &str, seq: u64) -> String {
+    format!("abt.{namespace}.{group}.{agent}.{seq}")
+}
+
+/// All receipts of the event of this number; of every event without one.
+pub fn receipts(namespace: &str, seq: Option<u64>) -> String {
+    seq.map_or_else(|| format!("abt.{namespace}.>"), |seq| format!("abt.{namespace}.*.*.{seq}"))
+}
+
+/// Where all instances of an agent hear questions of the control plane.
+pub fn questions(agent: &str) -> String {
+    format!("_INBOX.{agent}.questions")
 }
 
 /// Inbox prefix of one instance. Replicas share the agent's part, which is what the broker's permission names.

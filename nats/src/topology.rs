@@ -109,6 +109,30 @@ pub fn streams(names: &Names, sizes: &Sizes, broker_bytes_max: usize) -> Vec<str
     ]
 }
 
+/// Receipts are for looking at what happened lately.
+pub const RECEIPTS_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The stream of receipts, made on first use. The one stream that forgets: a receipt is a remark on an event, never an
+/// event, and nothing is decided by it.
+pub fn receipts(names: &Names, sizes: &Sizes) -> stream::Config {
+    stream::Config {
+        name: names.receipts(),
+        subjects: vec![subject::receipts(names.namespace(), None)],
+        max_bytes: sizes.registry_bytes_max / 2,
+        max_messages: -1,
+        max_messages_per_subject: 64,
+        max_message_size: 4096,
+        max_consumers: -1,
+        max_age: RECEIPTS_AGE_MAX,
+        discard: stream::DiscardPolicy::Old,
+        storage: stream::StorageType::File,
+        num_replicas: sizes.replicas,
+        allow_direct: true,
+        description: Some("agentbus receipts: who was through with an event, and when".to_owned()),
+        ..Default::default()
+    }
+}
+
 /// The bucket of declared and live agents.
 pub fn registry(names: &Names, sizes: &Sizes) -> kv::Config {
     kv::Config {

@@ -21,6 +21,7 @@ pub(super) fn sidecar_template(namespace: &str) -> Value {
         format!("ab.{namespace}.*.{{{{name()}}}}.{{{{tag(pub)}}}}"),
         format!("abr.{namespace}.{group}.{{{{name()}}}}"),
         format!("abd.{namespace}.{group}.{{{{name()}}}}.*"),
+        format!("abt.{namespace}.{group}.{{{{name()}}}}.*"),
         format!("abc.{namespace}.{{{{name()}}}}.*"),
         // Replies need no grant: who was asked may answer, in its own name. The asker's sidecar looks at who it is.
         format!("ab.{namespace}.*.{{{{name()}}}}.reply.-.*.*"),
@@ -50,7 +51,7 @@ pub(super) fn person() -> Value {
     let deny: Vec<String> = changes.iter().chain(&more).map(|verb| format!("$JS.API.{verb}.>")).collect();
     json!({
         "pub": {"allow": ["$JS.API.>", "$JS.ACK.>"], "deny": deny},
-        "sub": {"allow": ["_INBOX.>", "$JS.EVENT.ADVISORY.>", "ab.>", "abr.>", "abd.>", "aba.>"]},
+        "sub": {"allow": ["_INBOX.>", "$JS.EVENT.ADVISORY.>", "ab.>", "abr.>", "abd.>", "aba.>", "abt.>"]},
         "subs": -1, "data": -1, "payload": -1,
     })
 }
