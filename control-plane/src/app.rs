@@ -153,8 +153,7 @@ impl Drop for ControlPlane {
 
 async fn start_responder(tasks: &Tasks, base: &Base, grants: &Arc<Grants>, keeper: Arc<Keeper>) -> Result<(), Fault> {
     let responder = Responder {
-        link: base.link.clone(),
-        context: base.context.clone(),
+        bus: Arc::clone(&base.bus),
         names: base.names.clone(),
         grants: Arc::clone(grants),
         keeper,
@@ -187,15 +186,13 @@ fn api_state(
 ) -> Result<ApiState, Fault> {
     let grants = Arc::clone(grants);
     Ok(ApiState {
-        context: base.context,
-        publisher: base.publisher,
+        bus: base.bus,
         names: base.names,
         sizes: options.sizes,
         token: options.api_token.clone(),
         redrive_secret: redrive_secret(&options.authority)?,
         instances,
         groups: Arc::new(move || grants.all_groups().into_iter().map(|group| group.name).collect()),
-        link: base.link,
     })
 }
 

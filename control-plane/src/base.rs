@@ -6,12 +6,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agentbus_nats::connect::{self, Identity, Link};
+use agentbus_nats::bus::{Bus, JetStream};
+use agentbus_nats::connect::{self, Identity};
 use agentbus_nats::names::Names;
-use agentbus_nats::publisher::{self, Publisher};
+use agentbus_nats::publisher::Publisher;
 use agentbus_nats::subject;
 use agentbus_proto::{Code, Fault};
-use async_nats::jetstream;
 use tokio::net::TcpListener;
 
 use crate::app::Options;
@@ -33,8 +33,7 @@ const INBOX_OWNER: &str = "CONTROL-PLANE";
 
 /// What all parts stand on.
 pub(crate) struct Base {
-    pub link: Link,
-    pub context: jetstream::Context,
+    pub bus: Arc<dyn Bus>,
     pub names: Names,
     pub publisher: Publisher,
     pub registry: Registry,
@@ -44,21 +43,19 @@ impl Base {
     /// Connects and makes the broker ready. The reconciler that did so comes along, to go on with it.
     pub async fn reach(options: &Options, audit: &Audit) -> Result<(Self, Reconciler), Fault> {
         let deadline = Instant::now() + BROKER_MAX;
-        let link = connect(options, deadline).await?;
-        let context = jetstream::new(link.client.clone());
+        let bus = connect(options, deadline).await?;
         let names = Names::new(options.project.namespace.clone());
-        let grants = Arc::new(grants(options, &link));
+        let grants = Arc::new(grants(options, &*bus));
         let reconciler = Reconciler {
-            link: link.clone(),
-            context: context.clone(),
+            bus: Arc::clone(&bus),
             names: names.clone(),
             sizes: options.sizes,
             grants: Arc::clone(&grants),
-            keeper: Arc::new(Keeper::new(context.clone(), names.clone())),
+            keeper: Arc::new(Keeper::new(Arc::clone(&bus), names.clone())),
             audit: audit.clone(),
         };
         let events_made = topology(&reconciler, deadline).await?;
-        let registry = Registry::open(&context, &names).await?;
+        let registry = Registry::new(Arc::clone(&bus), &names);
         restore(&grants, &registry, options).await?;
         let groups = grants.all_groups();
         reconciler.keeper.pass(&groups, events_made).await?;
@@ -66,8 +63,8 @@ impl Base {
             // They may be declared in another way than in an earlier run.
             reconciler.keeper.ensure(group).await?;
         }
-        let publisher = Publisher::start(link.clone(), publisher::Options::default()).await?;
-        Ok((Self { link, context, names, publisher, registry }, reconciler))
+        let publisher = bus.publisher().clone();
+        Ok((Self { bus, names, publisher, registry }, reconciler))
     }
 }
 
@@ -81,18 +78,18 @@ pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, Fault> {
 }
 
 /// Tries until the deadline; a broker that refuses our credentials is not asked twice.
-async fn connect(options: &Options, deadline: Instant) -> Result<Link, Fault> {
+async fn connect(options: &Options, deadline: Instant) -> Result<Arc<dyn Bus>, Fault> {
     let bad = |error: &dyn std::fmt::Display| Fault::new(Code::BadConfig, format!("cannot make credentials: {error}"));
     let credentials = options.authority.control_plane(grants::now()).map_err(|error| bad(&error))?;
     loop {
-        let attempt = Link::connect(connect::Options {
+        let attempt = JetStream::connect(connect::Options {
             servers: options.servers.clone(),
             name: "agentbus-control-plane".to_owned(),
             inbox: subject::inbox(INBOX_OWNER, &std::process::id().to_string()),
             identity: Identity::from_credentials(&credentials)?,
         });
         match attempt.await {
-            Ok(link) => return Ok(link),
+            Ok(bus) => return Ok(bus),
             Err(fault) if fault.code == Code::Unauthenticated || Instant::now() >= deadline => return Err(fault),
             Err(fault) => tracing::debug!(error = %fault, "broker not reached yet"),
         }
@@ -100,8 +97,8 @@ async fn connect(options: &Options, deadline: Instant) -> Result<Link, Fault> {
     }
 }
 
-fn grants(options: &Options, link: &Link) -> Grants {
-    let payload_max = link.client.server_info().max_payload;
+fn grants(options: &Options, bus: &dyn Bus) -> Grants {
+    let payload_max = bus.server().message_bytes_max;
     let common = Common {
         namespace: options.project.namespace.clone(),
         servers: options.servers.clone(),

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use agentbus_nats::bus::JetStream;
 use agentbus_nats::connect::{self, Identity, Link};
 use agentbus_nats::grant::{ControlReply, ControlRequest, Grant, GroupGrant};
 use agentbus_nats::identity::{Authority, UserSpec};
@@ -125,9 +126,12 @@ fn names(grant: &Grant) -> Vec<&str> {
     grant.groups.iter().map(|group| group.name.as_str()).collect()
 }
 
+async fn bus(link: &Link) -> Arc<JetStream> {
+    JetStream::on(link.clone()).await.unwrap()
+}
+
 async fn exists(link: &Link, group: &str) -> bool {
-    let context = jetstream::new(link.client.clone());
-    consumers::states(&context, &Names::new("default"), &[group.to_owned()]).await.is_ok()
+    consumers::states(&*bus(link).await, &Names::new("default"), &[group.to_owned()]).await.is_ok()
 }
 
 #[tokio::test]
@@ -243,13 +247,14 @@ async fn what_the_broker_lost_is_made_again_and_a_broker_restart_kills_nothing()
 async fn a_consumer_made_again_reads_what_came_meanwhile() {
     let scene = Scene::new().await;
     let admin = scene.admin().await;
-    let (context, names) = (jetstream::new(admin.client.clone()), Names::new("default"));
+    let (bus, names) = (bus(&admin).await, Names::new("default"));
+    let context = bus.context();
     let store = async |text: &'static str| {
         let sent = context.publish("ab.default.n.other.topic.-.file.checked", text.into()).await.unwrap();
         sent.await.unwrap().sequence
     };
     let lag = async || {
-        let states = consumers::states(&context, &names, &["report".to_owned()]).await;
+        let states = consumers::states(&*bus, &names, &["report".to_owned()]).await;
         states.map_or(u64::MAX, |states| states[0].lag)
     };
     let poked = || scene.control.as_ref().unwrap().poke();
@@ -262,14 +267,14 @@ async fn a_consumer_made_again_reads_what_came_meanwhile() {
     for stream in [names.events(), names.retry(), names.dead_letters()] {
         context.delete_stream(stream).await.unwrap();
     }
-    plan::apply(&context, &names, &Sizes::within(64 << 20)).await.unwrap();
+    plan::apply(&*bus, &names, &Sizes::within(64 << 20)).await.unwrap();
     assert_eq!(store("again").await, 1);
     poked();
     until(async || lag().await == 1).await;
     // A group that is new reads only what comes.
     let other = scene.sidecar("other").await;
     ask(&other, "other", "subscribe", Some(group("readers", "file.>"))).await.unwrap();
-    let states = consumers::states(&context, &names, &["readers".to_owned()]).await.unwrap();
+    let states = consumers::states(&*bus, &names, &["readers".to_owned()]).await.unwrap();
     assert_eq!(states[0].lag, 0);
 }
 
@@ -315,11 +320,12 @@ async fn until(condition: impl AsyncFn() -> bool) {
 async fn states_and_facts_are_written_down() {
     let scene = Scene::new().await;
     let admin = scene.admin().await;
-    let (context, names) = (jetstream::new(admin.client.clone()), Names::new("default"));
+    let (bus, names) = (bus(&admin).await, Names::new("default"));
+    let context = bus.context();
     let status = |state| InstanceStatus { instance: "report".into(), state, ..InstanceStatus::default() };
     let (board, instances) = watch::channel(vec![status(InstanceState::Spawning)]);
     let stop = CancellationToken::new();
-    let registry = Registry::open(&context, &names).await.unwrap();
+    let registry = Registry::new(bus.clone(), &names);
     let following = tokio::spawn(registry.follow(instances, stop.clone()));
     board.send_replace(vec![status(InstanceState::Running)]);
     let store = context.get_key_value(names.registry()).await.unwrap();

@@ -12,14 +12,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentbus_nats::connect::Link;
+use agentbus_nats::bus::{Bus, Note, Subscription};
 use agentbus_nats::grant::{ControlReply, ControlRequest, GroupGrant};
 use agentbus_nats::names::Names;
 use agentbus_nats::subject;
 use agentbus_proto::{Code, Fault};
-use async_nats::jetstream;
 use async_trait::async_trait;
-use futures_util::StreamExt;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -49,9 +47,7 @@ pub type Verbs = BTreeMap<&'static str, Arc<dyn Verb>>;
 /// The responder.
 pub struct Responder {
     /// The control plane's connection.
-    pub link: Link,
-    /// On the same connection.
-    pub context: jetstream::Context,
+    pub bus: Arc<dyn Bus>,
     /// Names of the namespace.
     pub names: Names,
     /// Issues the answers.
@@ -66,18 +62,16 @@ pub struct Responder {
 
 impl Responder {
     /// Listens: when this returns, the broker knows. What comes before [`Self::run`] waits in the subscription.
-    pub async fn listen(&self) -> Result<async_nats::Subscriber, Fault> {
+    pub async fn listen(&self) -> Result<Subscription, Fault> {
         let all = subject::control(self.names.namespace(), "*", "*");
-        let down = |why: String| Fault::new(Code::BrokerDown, format!("cannot listen for sidecars: {why}"));
-        let listening = self.link.client.queue_subscribe(all, QUEUE_GROUP.to_owned()).await;
-        let requests = listening.map_err(|error| down(error.to_string()))?;
-        // The broker takes what a connection sends in order: an answer to this says that the subscription is in place.
-        self.context.query_account().await.map_err(|error| down(error.to_string()))?;
+        let requests = self.bus.subscribe(&all, Some(QUEUE_GROUP)).await?;
+        // Behind this the subscription is in place.
+        self.bus.round_trip().await?;
         Ok(requests)
     }
 
     /// Answers until `stop`. The subscription outlives reconnects.
-    pub async fn run(self, mut requests: async_nats::Subscriber, stop: CancellationToken) -> Result<(), Fault> {
+    pub async fn run(self, mut requests: Subscription, stop: CancellationToken) -> Result<(), Fault> {
         let desk = Arc::new(Desk { responder: self, turns: Arc::default(), joining: Mutex::default() });
         // Dropped with this future: at the end nobody waits for an answer any more.
         let mut under_way = JoinSet::new();
@@ -114,7 +108,7 @@ struct Desk {
 impl Desk {
     /// Refuses at once what must not wait or be kept; everything else gets its turn in a task of its own, of which there
     /// are at most `WAITING_MAX` per agent.
-    async fn accept(self: &Arc<Self>, request: async_nats::Message, under_way: &mut JoinSet<()>) {
+    async fn accept(self: &Arc<Self>, request: Note, under_way: &mut JoinSet<()>) {
         let Some(asked) = asked(request) else { return };
         if asked.payload.len() > REQUEST_BYTES_MAX {
             let length = asked.payload.len();
@@ -150,9 +144,9 @@ impl Desk {
                 ControlReply::refused(fault.code, fault.message)
             }
         };
-        let client = &self.responder.link.client;
+        let bus = &self.responder.bus;
         let sent = match serde_json::to_vec(&answer) {
-            Ok(bytes) => client.publish(reply.clone(), bytes.into()).await.map_err(|error| error.to_string()),
+            Ok(bytes) => bus.send_note(reply, None, bytes.into()).await.map_err(|fault| fault.to_string()),
             Err(error) => Err(error.to_string()),
         };
         if let Err(error) = sent {
@@ -196,7 +190,7 @@ impl Desk {
 }
 
 /// A request with an address that may be answered; others are dropped with a word in the log.
-fn asked(request: async_nats::Message) -> Option<Asked> {
+fn asked(request: Note) -> Option<Asked> {
     let mut tokens = request.subject.split('.').skip(2);
     let (agent, verb) = (tokens.next()?.to_owned(), tokens.next()?.to_owned());
     match request.reply {

@@ -5,30 +5,30 @@
 //! memory: a control plane that was away itself makes missing consumers in an old stream as new ones.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use agentbus_nats::bus::Bus;
 use agentbus_nats::consumers::{self, EventsStream, Position};
 use agentbus_nats::grant::GroupGrant;
 use agentbus_nats::names::Names;
 use agentbus_proto::Fault;
-use async_nats::jetstream;
 
 /// The keeper. Groups are bounded by what agents may declare and join.
 pub struct Keeper {
-    context: jetstream::Context,
+    bus: Arc<dyn Bus>,
     names: Names,
     known: Mutex<HashMap<String, Position>>,
 }
 
 impl Keeper {
-    /// `context` needs the control plane's rights.
-    pub fn new(context: jetstream::Context, names: Names) -> Self {
-        Self { context, names, known: Mutex::default() }
+    /// `bus` needs the control plane's rights.
+    pub fn new(bus: Arc<dyn Bus>, names: Names) -> Self {
+        Self { bus, names, known: Mutex::default() }
     }
 
     /// Makes or updates the consumers of a group that is declared or joined.
     pub async fn ensure(&self, group: &GroupGrant) -> Result<(), Fault> {
-        let stream = consumers::events_stream(&self.context, &self.names).await?;
+        let stream = consumers::events_stream(&*self.bus, &self.names).await?;
         self.make(group, stream, false).await
     }
 
@@ -37,9 +37,9 @@ impl Keeper {
     /// broker more than a look.
     pub async fn pass(&self, groups: &[GroupGrant], stream_made: bool) -> Result<Vec<String>, Fault> {
         let mut made = Vec::new();
-        let stream = consumers::events_stream(&self.context, &self.names).await?;
+        let stream = consumers::events_stream(&*self.bus, &self.names).await?;
         for group in groups {
-            match consumers::position(&self.context, &self.names, &group.name, stream).await? {
+            match consumers::position(&*self.bus, &self.names, &group.name, stream).await? {
                 Some(position) => self.note(&group.name, position),
                 None => {
                     self.make(group, stream, stream_made).await?;
@@ -52,9 +52,9 @@ impl Keeper {
 
     async fn make(&self, group: &GroupGrant, stream: EventsStream, stream_made: bool) -> Result<(), Fault> {
         let start = consumers::start(self.position(&group.name), stream, stream_made);
-        consumers::ensure_from(&self.context, &self.names, group, start).await?;
+        consumers::ensure_from(&*self.bus, &self.names, group, start).await?;
         // So that it is known from now on, not only from the next pass on.
-        if let Some(position) = consumers::position(&self.context, &self.names, &group.name, stream).await? {
+        if let Some(position) = consumers::position(&*self.bus, &self.names, &group.name, stream).await? {
             self.note(&group.name, position);
         }
         Ok(())

@@ -7,12 +7,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentbus_nats::connect::Link;
+use agentbus_nats::bus::Bus;
 use agentbus_nats::names::Names;
 use agentbus_nats::plan::{self, Step};
 use agentbus_nats::topology::Sizes;
 use agentbus_proto::{Code, Fault};
-use async_nats::jetstream;
 use serde_json::json;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -32,9 +31,7 @@ pub type Health = watch::Receiver<Option<String>>;
 /// The reconciler.
 pub struct Reconciler {
     /// The control plane's connection.
-    pub link: Link,
-    /// On the same connection.
-    pub context: jetstream::Context,
+    pub bus: Arc<dyn Bus>,
     /// Names of the namespace.
     pub names: Names,
     /// Wanted sizes of the streams.
@@ -60,11 +57,11 @@ impl Reconciler {
     /// Streams and registry; tells whether the events stream was made just now. Looks first: an update that changes nothing
     /// is still a write.
     pub async fn streams(&self) -> Result<bool, Fault> {
-        let steps = plan::plan(&self.context, &self.names, &self.sizes).await?;
+        let steps = plan::plan(&*self.bus, &self.names, &self.sizes).await?;
         if !steps.iter().any(Step::changes_something) {
             return Ok(false);
         }
-        let steps = plan::apply(&self.context, &self.names, &self.sizes).await?;
+        let steps = plan::apply(&*self.bus, &self.names, &self.sizes).await?;
         let changed: Vec<&Step> = steps.iter().filter(|step| step.changes_something()).collect();
         tracing::info!(changes = changed.len(), "streams brought in line");
         self.audit.record("topology.applied.v1", json!({"by": "control-plane", "steps": changed}));
@@ -74,7 +71,7 @@ impl Reconciler {
 
     /// Passes until `stop`.
     pub async fn run(self, poke: Arc<Notify>, health: watch::Sender<Option<String>>, stop: CancellationToken) {
-        let mut state = self.link.state();
+        let mut state = self.bus.state();
         loop {
             // Cancel-safe: a poke that loses is kept, a change of state is seen by the pass anyway.
             tokio::select! {
@@ -102,8 +99,8 @@ impl Reconciler {
     }
 
     async fn bounded_pass(&self) -> Option<String> {
-        if !self.link.is_up() {
-            return Some(self.link.down().message);
+        if !self.bus.is_up() {
+            return Some(self.bus.down().message);
         }
         let late = || Fault::new(Code::BrokerDown, format!("the broker took more than {} s", PASS_MAX.as_secs()));
         let passed = tokio::time::timeout(PASS_MAX, self.pass()).await;

@@ -2,42 +2,40 @@
 //!
 //! What is in it can be lost without harm to events: states are written again, and who joined a group asks again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use agentbus_nats::bus::Bus;
 use agentbus_nats::grant::GroupGrant;
 use agentbus_nats::names::Names;
 use agentbus_proto::{Code, Fault};
-use async_nats::jetstream::{self, kv};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::status::InstanceStatus;
 
-/// Longest wait for one answer of the broker.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Pause after a write failed.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// The bucket of a namespace. Cheap to clone.
 #[derive(Clone)]
 pub struct Registry {
-    store: kv::Store,
+    bus: Arc<dyn Bus>,
+    bucket: String,
 }
 
 impl Registry {
-    /// Opens the bucket, which the topology has made.
-    pub async fn open(context: &jetstream::Context, names: &Names) -> Result<Self, Fault> {
-        let bucket = names.registry();
-        let store = bounded(&bucket, context.get_key_value(bucket.clone())).await?;
-        Ok(Self { store })
+    /// On the bucket, which the topology has made.
+    pub fn new(bus: Arc<dyn Bus>, names: &Names) -> Self {
+        Self { bus, bucket: names.registry() }
     }
 
     /// Groups an agent had joined; empty when there are none or they cannot be read.
     pub async fn joined(&self, agent: &str) -> Result<Vec<GroupGrant>, Fault> {
         let key = joined_key(agent);
-        let Some(bytes) = bounded(&key, self.store.get(key.clone())).await? else { return Ok(Vec::new()) };
-        Ok(serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+        let Some(entry) = self.bus.key(&self.bucket, &key).await? else { return Ok(Vec::new()) };
+        Ok(serde_json::from_slice(&entry.value).unwrap_or_else(|error| {
             tracing::warn!(key, %error, "unreadable registry entry");
             Vec::new()
         }))
@@ -51,7 +49,7 @@ impl Registry {
     async fn put(&self, key: String, value: &impl Serialize) -> Result<(), Fault> {
         let bytes = serde_json::to_vec(value)
             .map_err(|error| Fault::new(Code::BadConfig, format!("cannot write registry entry `{key}`: {error}")))?;
-        bounded(&key, self.store.put(key.clone(), bytes.into())).await.map(drop)
+        self.bus.put_key(&self.bucket, &key, bytes.into()).await.map(drop)
     }
 
     /// Writes every change of an instance until `stop`. Only the newest state counts: while the broker is away nothing
@@ -91,13 +89,4 @@ impl Registry {
 
 fn joined_key(agent: &str) -> String {
     format!("groups.{agent}")
-}
-
-async fn bounded<T, E: std::fmt::Display>(what: &str, call: impl Future<Output = Result<T, E>>) -> Result<T, Fault> {
-    let fault = |why: String| Fault::new(Code::BrokerDown, format!("registry `{what}`: {why}"));
-    match tokio::time::timeout(ANSWER_MAX, call).await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(fault(error.to_string())),
-        Err(_) => Err(fault(format!("no answer from the broker within {} s", ANSWER_MAX.as_secs()))),
-    }
 }

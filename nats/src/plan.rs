@@ -1,10 +1,11 @@
 //! Compares the topology with a broker and applies the difference. Updates or reports; never deletes, never recreates.
 
 use agentbus_proto::{Code, Fault};
-use async_nats::jetstream::{self, ErrorCode, stream};
+use async_nats::jetstream::stream;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::bus::Bus;
 use crate::names::Names;
 use crate::topology::{self, Sizes};
 
@@ -61,11 +62,11 @@ pub fn table(names: &Names, sizes: &Sizes) -> Result<Vec<Value>, serde_json::Err
 }
 
 /// What applying would do to the streams.
-pub async fn plan(context: &jetstream::Context, names: &Names, sizes: &Sizes) -> Result<Vec<Step>, Fault> {
+pub async fn plan(bus: &dyn Bus, names: &Names, sizes: &Sizes) -> Result<Vec<Step>, Fault> {
     let mut steps = Vec::new();
-    for wanted in wanted(context, names, sizes) {
+    for wanted in wanted(bus, names, sizes) {
         let name = wanted.name.clone();
-        steps.push(match existing(context, &name).await? {
+        steps.push(match bus.stream(&name).await?.map(|info| info.config) {
             None => Step::Create { name },
             Some(found) => {
                 let changes = diff(&wanted, &found)?;
@@ -74,37 +75,30 @@ pub async fn plan(context: &jetstream::Context, names: &Names, sizes: &Sizes) ->
         });
     }
     let bucket = format!("KV_{}", names.registry());
-    let found = existing(context, &bucket).await?.is_some();
+    let found = bus.stream(&bucket).await?.is_some();
     steps.push(if found { Step::Same { name: bucket } } else { Step::Create { name: bucket } });
-    steps.extend(unknown(context, names, &steps).await?);
+    steps.extend(unknown(bus, names, &steps).await?);
     Ok(steps)
 }
 
 /// Makes the streams and the registry as the table says; returns what was done.
-pub async fn apply(context: &jetstream::Context, names: &Names, sizes: &Sizes) -> Result<Vec<Step>, Fault> {
-    let steps = plan(context, names, sizes).await?;
-    for wanted in wanted(context, names, sizes) {
+pub async fn apply(bus: &dyn Bus, names: &Names, sizes: &Sizes) -> Result<Vec<Step>, Fault> {
+    let steps = plan(bus, names, sizes).await?;
+    for wanted in wanted(bus, names, sizes) {
         let Some(step) = steps.iter().find(|step| step_name(step) == wanted.name) else { continue };
-        let name = wanted.name.clone();
         match step {
-            Step::Create { .. } => {
-                context.create_stream(&wanted).await.map_err(|error| refused(&name, "create", &error))?;
-            }
-            Step::Update { .. } => {
-                context.update_stream(&wanted).await.map_err(|error| refused(&name, "update", &error))?;
-            }
+            Step::Create { .. } => bus.create_stream(&wanted).await?,
+            Step::Update { .. } => bus.update_stream(&wanted).await?,
             Step::Same { .. } | Step::Unknown { .. } => {}
         }
     }
-    let registry = topology::registry(names, sizes);
-    let bucket = registry.bucket.clone();
-    context.create_or_update_key_value(registry).await.map_err(|error| refused(&bucket, "create", &error))?;
+    bus.put_bucket(topology::registry(names, sizes)).await?;
     Ok(steps)
 }
 
 /// The streams for the broker at hand: how large a message may be follows from what it takes itself.
-fn wanted(context: &jetstream::Context, names: &Names, sizes: &Sizes) -> Vec<stream::Config> {
-    let told = context.client().server_info().max_payload;
+fn wanted(bus: &dyn Bus, names: &Names, sizes: &Sizes) -> Vec<stream::Config> {
+    let told = bus.server().message_bytes_max;
     topology::streams(names, sizes, if told == 0 { topology::BROKER_BYTES_MAX } else { told })
 }
 
@@ -114,26 +108,9 @@ fn step_name(step: &Step) -> &str {
     }
 }
 
-async fn existing(context: &jetstream::Context, name: &str) -> Result<Option<stream::Config>, Fault> {
-    match context.get_stream(name).await {
-        Ok(stream) => Ok(Some(stream.cached_info().config.clone())),
-        Err(error) => match error.kind() {
-            jetstream::context::GetStreamErrorKind::JetStream(inner)
-                if inner.error_code() == ErrorCode::STREAM_NOT_FOUND =>
-            {
-                Ok(None)
-            }
-            _ => Err(refused(name, "read", &error)),
-        },
-    }
-}
-
-async fn unknown(context: &jetstream::Context, names: &Names, known: &[Step]) -> Result<Vec<Step>, Fault> {
-    use futures_util::TryStreamExt;
+async fn unknown(bus: &dyn Bus, names: &Names, known: &[Step]) -> Result<Vec<Step>, Fault> {
     let prefix = format!("AB_{}_", names.namespace());
-    let all: Vec<String> =
-        context.stream_names().try_collect().await.map_err(|error| refused("streams", "list", &error))?;
-    let ours = all.into_iter().filter(|name| name.starts_with(&prefix));
+    let ours = bus.stream_names().await?.into_iter().filter(|name| name.starts_with(&prefix));
     Ok(ours
         .filter(|name| !known.iter().any(|step| step_name(step) == name))
         .map(|name| Step::Unknown { name })
@@ -160,23 +137,6 @@ fn diff(wanted: &stream::Config, found: &stream::Config) -> Result<Vec<Change>, 
 
 fn is_unset(value: &Value) -> bool {
     value.is_null() || value.as_object().is_some_and(Map::is_empty)
-}
-
-fn refused(name: &str, verb: &str, error: &(dyn std::error::Error + 'static)) -> Fault {
-    let mut why = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !why.contains(&cause_text) {
-            why = format!("{why}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    if why.contains("10047") || why.contains("insufficient storage") {
-        why.push_str(" (the broker's storage quota is smaller than the streams: raise it or free disk space)");
-        return Fault::new(Code::CapacityExceeded, format!("cannot {verb} `{name}`: {why}"));
-    }
-    Fault::new(Code::BrokerDown, format!("cannot {verb} `{name}`: {why}"))
 }
 
 #[cfg(test)]

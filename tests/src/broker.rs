@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use agentbus_nats::bus::{Bus, JetStream};
 use agentbus_nats::connect::{self, Identity, Link};
 use agentbus_nats::consumers::GroupState;
 use agentbus_nats::grant::{Grant, GroupGrant, Policy};
@@ -30,6 +32,8 @@ pub struct Broker {
     pub authority: Authority,
     /// Full-rights connection.
     pub link: Link,
+    /// Full-rights bus, on the same connection.
+    pub bus: Arc<dyn Bus>,
     /// Full-rights JetStream.
     pub context: jetstream::Context,
     /// Asset names.
@@ -56,8 +60,9 @@ impl Broker {
         let server = start_server(dir.path(), &authority).await;
         let (link, context) = connect(&server, &authority).await;
         let names = Names::new(NAMESPACE);
-        plan::apply(&context, &names, &sizes).await.expect("topology applies");
-        Self { server, authority, link, context, names, dir }
+        let bus: Arc<dyn Bus> = JetStream::on(link.clone()).await.expect("the bus is reached");
+        plan::apply(&*bus, &names, &sizes).await.expect("topology applies");
+        Self { server, authority, link, bus, context, names, dir }
     }
 
     /// `nats://…`
@@ -72,7 +77,7 @@ impl Broker {
 
     /// Makes the consumers of this group.
     pub async fn group_with(&self, group: GroupGrant) -> GroupGrant {
-        consumers::ensure(&self.context, &self.names, &group).await.expect("consumers are made");
+        consumers::ensure(&*self.bus, &self.names, &group).await.expect("consumers are made");
         group
     }
 
@@ -121,7 +126,7 @@ impl Broker {
     /// State of a group's two consumers.
     pub async fn state(&self, group: &str) -> GroupState {
         let groups = [group.to_owned()];
-        consumers::states(&self.context, &self.names, &groups).await.expect("consumers exist").remove(0)
+        consumers::states(&*self.bus, &self.names, &groups).await.expect("consumers exist").remove(0)
     }
 
     /// Waits until a group has read everything and nothing of it is unsettled or waiting for a retry.

@@ -5,9 +5,11 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use agentbus_nats::connect::{self, Identity, Link};
+use agentbus_nats::bus::JetStream;
+use agentbus_nats::connect::{self, Identity};
 use agentbus_nats::grant::{FromSidecar, Grant, GroupGrant, Policy, Start, ToSidecar};
 use agentbus_nats::identity::{Authority, UserSpec};
 use agentbus_nats::names::Names;
@@ -44,6 +46,7 @@ pub struct Bus {
     pub names: Names,
     /// Version of nats-server.
     pub version: String,
+    bus: Arc<JetStream>,
     authority: Authority,
     // Killed before its folder goes.
     server: Server,
@@ -81,10 +84,18 @@ impl Bus {
             ..ConfigOptions::default()
         };
         let server = Server::start(&binary.path, folder.path(), config, Some(launch::prefix()?)).await?;
-        let jetstream = connect(&server, &authority).await?;
+        let bus = connect(&server, &authority).await?;
         let names = Names::new(NAMESPACE);
-        plan::apply(&jetstream, &names, &Sizes::within(QUOTA_BYTES)).await?;
-        Ok(Self { jetstream, names, version: binary.version.to_string(), authority, server, _folder: folder })
+        plan::apply(&*bus, &names, &Sizes::within(QUOTA_BYTES)).await?;
+        Ok(Self {
+            jetstream: bus.context().clone(),
+            bus,
+            names,
+            version: binary.version.to_string(),
+            authority,
+            server,
+            _folder: folder,
+        })
     }
 
     /// Process id of nats-server.
@@ -104,7 +115,7 @@ impl Bus {
             policy: Policy::default(),
             ..GroupGrant::default()
         };
-        consumers::ensure(&self.jetstream, &self.names, &group).await?;
+        consumers::ensure(&*self.bus, &self.names, &group).await?;
         Ok(group)
     }
 
@@ -184,7 +195,7 @@ impl Sidecar {
     }
 }
 
-async fn connect(server: &Server, authority: &Authority) -> anyhow::Result<jetstream::Context> {
+async fn connect(server: &Server, authority: &Authority) -> anyhow::Result<Arc<JetStream>> {
     let credentials = authority.control_plane(unix_now())?;
     let options = connect::Options {
         servers: vec![server.url()],
@@ -192,7 +203,7 @@ async fn connect(server: &Server, authority: &Authority) -> anyhow::Result<jetst
         inbox: subject::inbox("bench", "bench"),
         identity: Identity::from_credentials(&credentials)?,
     };
-    Ok(jetstream::new(Link::connect(options).await?.client))
+    Ok(JetStream::connect(options).await?)
 }
 
 fn spawn_sidecar() -> anyhow::Result<Child> {

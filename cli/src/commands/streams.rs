@@ -3,16 +3,17 @@
 //! Goes through the control plane while one runs, because it alone knows the sizes; with `--server` straight to a broker.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use agentbus_control_plane::api::{Change, Step, Streams};
-use agentbus_nats::connect::{Identity, Link, Options};
+use agentbus_nats::bus::JetStream;
+use agentbus_nats::connect::{Identity, Options};
 use agentbus_nats::names::Names;
 use agentbus_nats::topology::Sizes;
 use agentbus_nats::{plan, subject};
 use agentbus_proto::{Code, name};
 use agentbus_runtime::bytesize::ByteSize;
 use anyhow::Context;
-use async_nats::jetstream;
 use serde_json::Value;
 
 use crate::exit::fault;
@@ -89,9 +90,9 @@ async fn ask(global: &Global, place: &Where, apply: bool) -> anyhow::Result<Stre
         });
     };
     let (names, sizes) = place.table()?;
-    let context = place.connect(server).await?;
+    let bus = place.connect(server).await?;
     let steps =
-        if apply { plan::apply(&context, &names, &sizes).await? } else { plan::plan(&context, &names, &sizes).await? };
+        if apply { plan::apply(&*bus, &names, &sizes).await? } else { plan::plan(&*bus, &names, &sizes).await? };
     Ok(Streams { steps: steps.into_iter().map(Step::from).collect(), table: plan::table(&names, &sizes)? })
 }
 
@@ -102,7 +103,7 @@ impl Where {
         Ok((Names::new(&self.namespace), Sizes { replicas: self.replicas, ..Sizes::within(quota) }))
     }
 
-    async fn connect(&self, server: &str) -> anyhow::Result<jetstream::Context> {
+    async fn connect(&self, server: &str) -> anyhow::Result<Arc<JetStream>> {
         let Some(creds) = &self.creds else {
             return Err(fault(Code::BadConfig, "--server needs --creds FILE with rights on streams"));
         };
@@ -114,7 +115,7 @@ impl Where {
             inbox: subject::inbox("control-plane", &format!("streams-{}", std::process::id())),
             identity: Identity::from_creds(&text)?,
         };
-        Ok(jetstream::new(Link::connect(options).await?.client.clone()))
+        Ok(JetStream::connect(options).await?)
     }
 }
 

@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use agentbus_nats::connect::Link;
+use agentbus_nats::bus::Bus;
 use agentbus_nats::names::Names;
-use agentbus_nats::publisher::Publisher;
 use agentbus_nats::topology::Sizes;
-use async_nats::jetstream;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
@@ -25,9 +23,7 @@ const BODY_BYTES_MAX: usize = 256 * 1024;
 /// What the API stands on.
 pub struct ApiState {
     /// With the control plane's rights.
-    pub context: jetstream::Context,
-    /// On the same connection.
-    pub publisher: Publisher,
+    pub bus: Arc<dyn Bus>,
     /// Of the namespace served.
     pub names: Names,
     /// Wanted sizes of the streams.
@@ -40,8 +36,6 @@ pub struct ApiState {
     pub instances: watch::Receiver<Vec<InstanceStatus>>,
     /// The groups that exist now.
     pub groups: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
-    /// The connection.
-    pub link: Link,
 }
 
 /// Shared by all handlers.
@@ -52,8 +46,7 @@ pub(super) struct Shared {
 
 /// The API. To be served on loopback.
 pub fn router(state: ApiState) -> Router {
-    let (context, publisher, names) = (state.context.clone(), state.publisher.clone(), state.names.clone());
-    let letters = DeadLetters::new(context, publisher, names, state.redrive_secret.clone());
+    let letters = DeadLetters::new(state.bus.clone(), state.names.clone(), state.redrive_secret.clone());
     let shared = Arc::new(Shared { letters: Arc::new(letters), api: state });
     Router::new()
         .route("/v1/status", get(system::status))

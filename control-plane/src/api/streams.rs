@@ -20,7 +20,7 @@ const APPLIED: &str = "topology.applied.v1";
 
 pub(super) async fn plan(State(shared): State<Arc<Shared>>) -> Answer<Streams> {
     let api = &shared.api;
-    let steps = plan::plan(&api.context, &api.names, &api.sizes).await?;
+    let steps = plan::plan(&*api.bus, &api.names, &api.sizes).await?;
     let table = plan::table(&api.names, &api.sizes)
         .map_err(|error| Fault::new(Code::BadConfig, format!("the streams cannot be written as JSON: {error}")))?;
     Ok(Json(Streams { steps: steps.into_iter().map(Step::from).collect(), table }))
@@ -28,7 +28,7 @@ pub(super) async fn plan(State(shared): State<Arc<Shared>>) -> Answer<Streams> {
 
 pub(super) async fn apply(State(shared): State<Arc<Shared>>) -> Answer<Streams> {
     let api = &shared.api;
-    let steps = plan::apply(&api.context, &api.names, &api.sizes).await?;
+    let steps = plan::apply(&*api.bus, &api.names, &api.sizes).await?;
     let steps: Vec<Step> = steps.into_iter().map(Step::from).collect();
     if steps.iter().any(Step::changes_something) {
         record(&shared, &steps).await;
@@ -44,7 +44,7 @@ async fn record(shared: &Shared, steps: &[Step]) {
     headers.insert(headers::CONTENT_TYPE, "application/json");
     let subject = subject::audit(shared.api.names.namespace(), APPLIED);
     let payload = json!({"by": "api", "at": at, "steps": steps}).to_string();
-    if let Err(fault) = shared.api.publisher.store(Message { subject, headers, payload: payload.into() }).await {
+    if let Err(fault) = shared.api.bus.store(Message { subject, headers, payload: payload.into() }).await {
         tracing::warn!(%fault, "streams applied, but the fact could not be stored");
     }
 }

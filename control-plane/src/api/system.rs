@@ -9,10 +9,8 @@ use std::sync::Arc;
 use agentbus_nats::connect::State as LinkState;
 use agentbus_nats::names::Names;
 use agentbus_nats::{consumers, subject, topology};
-use async_nats::jetstream::stream::Info;
 use axum::Json;
 use axum::extract::State;
-use futures_util::{StreamExt, TryStreamExt};
 
 use super::answers::Agents;
 use super::router::{ApiState, Shared};
@@ -60,22 +58,21 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Json<SystemStat
 }
 
 fn broker(api: &ApiState) -> BrokerStatus {
-    let info = api.link.client.server_info();
-    let problem = match &*api.link.state().borrow() {
+    let server = api.bus.server();
+    let problem = match &*api.bus.state().borrow() {
         LinkState::Up(_) => None,
         LinkState::Down(why) => Some(why.clone()),
     };
-    let url = format!("nats://{}:{}", info.host, info.port);
-    BrokerStatus { url, version: info.version, connected: problem.is_none(), problem }
+    BrokerStatus { url: server.url, version: server.version, connected: problem.is_none(), problem }
 }
 
 async fn streams(api: &ApiState) -> Result<Vec<StreamStatus>, String> {
     let names = &api.names;
     let mut streams = Vec::new();
     for name in [names.events(), names.retry(), names.dead_letters(), names.audit()] {
-        let stream = api.context.get_stream(&name).await.map_err(|error| format!("cannot read `{name}`: {error}"))?;
-        let Info { state, config, .. } = stream.cached_info();
-        let (messages, bytes, max_bytes) = (state.messages, state.bytes, config.max_bytes);
+        let found = api.bus.stream(&name).await.map_err(|fault| format!("cannot read `{name}`: {}", fault.message))?;
+        let info = found.ok_or_else(|| format!("cannot read `{name}`: there is no such stream"))?;
+        let (messages, bytes, max_bytes) = (info.messages, info.bytes, info.config.max_bytes);
         streams.push(StreamStatus { name, messages, bytes, max_bytes });
     }
     Ok(streams)
@@ -83,15 +80,12 @@ async fn streams(api: &ApiState) -> Result<Vec<StreamStatus>, String> {
 
 /// Dead letters per group: the stream counts them by subject.
 async fn dead_letters(api: &ApiState) -> Result<HashMap<String, u64>, String> {
-    let name = api.names.dead_letters();
-    let why = |error: &dyn std::fmt::Display| format!("cannot count `{name}`: {error}");
-    let stream = api.context.get_stream_no_info(&name).await.map_err(|error| why(&error))?;
     let all = subject::dead_letter(api.names.namespace(), "*", "*", "*");
-    let mut subjects = stream.info_with_subjects(all).await.map_err(|error| why(&error))?;
+    let subjects = api.bus.subjects(&api.names.dead_letters(), &all).await.map_err(|fault| fault.message)?;
     let mut counts = HashMap::new();
-    while let Some((subject, count)) = subjects.try_next().await.map_err(|error| why(&error))? {
+    for (subject, count) in subjects {
         let group = subject.split('.').nth(2).unwrap_or_default().to_owned();
-        *counts.entry(group).or_default() += count as u64;
+        *counts.entry(group).or_default() += count;
     }
     Ok(counts)
 }
@@ -100,7 +94,7 @@ async fn groups(api: &ApiState, names: &[String], dead: &HashMap<String, u64>) -
     let mut groups = Vec::new();
     for group in names {
         // One by one, so that a group whose consumer is missing does not hide the others.
-        let mut status = match consumers::states(&api.context, &api.names, std::slice::from_ref(group)).await {
+        let mut status = match consumers::states(&*api.bus, &api.names, std::slice::from_ref(group)).await {
             Ok(states) => states.into_iter().next().map(GroupStatus::from).unwrap_or_default(),
             Err(fault) => GroupStatus { problem: Some(fault.message), ..GroupStatus::default() },
         };
@@ -113,12 +107,9 @@ async fn groups(api: &ApiState, names: &[String], dead: &HashMap<String, u64>) -
 
 /// Groups that the broker has and nobody here knows, by name; the first ones, when there are very many.
 async fn abandoned(api: &ApiState, known: &[String]) -> Result<Vec<String>, String> {
-    let name = api.names.events();
-    let why = |error: &dyn std::fmt::Display| format!("cannot list the groups on `{name}`: {error}");
-    let stream = api.context.get_stream_no_info(&name).await.map_err(|error| why(&error))?;
-    let mut listed = stream.consumers().take(LISTED_MAX);
+    let listed = api.bus.consumers(&api.names.events(), LISTED_MAX).await.map_err(|fault| fault.message)?;
     let mut abandoned = BTreeSet::new();
-    while let Some(consumer) = listed.try_next().await.map_err(|error| why(&error))? {
+    for consumer in listed {
         // Only those that say they are ours: somebody may look into the stream with another tool.
         let group = consumer.config.metadata.get(topology::METADATA_GROUP);
         let ours = group.filter(|group| Names::consumer(group) == consumer.name);

@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use agentbus_nats::connect::{self, Identity, Link};
+use agentbus_nats::bus::{Bus, JetStream};
+use agentbus_nats::connect::{self, Identity};
 use agentbus_nats::grant::GroupGrant;
 use agentbus_nats::identity::Authority;
 use agentbus_nats::moves::{self, Class, Mover};
 use agentbus_nats::names::Names;
-use agentbus_nats::publisher::{self, Publisher};
 use agentbus_nats::server::{self, ConfigOptions, OperatorMode, Server};
 use agentbus_nats::topology::Sizes;
 use agentbus_nats::{consumers, headers, plan};
@@ -32,10 +32,9 @@ use crate::status::{InstanceState, InstanceStatus, SystemStatus};
 const ORIGIN: &str = "ab.default.n.list.topic.-.notes.created";
 
 struct Bench {
+    bus: Arc<dyn Bus>,
     context: jetstream::Context,
-    publisher: Publisher,
     names: Names,
-    link: Link,
     _server: Server,
     _dir: tempfile::TempDir,
 }
@@ -65,15 +64,14 @@ impl Bench {
         let server = Server::start(&binary.path, dir.path(), config, None).await.unwrap();
         let identity = Identity::from_credentials(&authority.control_plane(now()).unwrap()).unwrap();
         let (name, inbox) = ("test".to_owned(), "_INBOX.test".to_owned());
-        let link =
-            Link::connect(connect::Options { servers: vec![server.url()], name, inbox, identity }).await.unwrap();
-        let context = jetstream::new(link.client.clone());
+        let options = connect::Options { servers: vec![server.url()], name, inbox, identity };
+        let bus = JetStream::connect(options).await.unwrap();
+        let context = bus.context().clone();
         let names = Names::new("default");
-        plan::apply(&context, &names, &sizes()).await.unwrap();
+        plan::apply(&*bus, &names, &sizes()).await.unwrap();
         let readers: GroupGrant = serde_json::from_value(json!({"name": "readers", "patterns": ["notes.>"]})).unwrap();
-        consumers::ensure(&context, &names, &readers).await.unwrap();
-        let publisher = Publisher::start(link.clone(), publisher::Options::default()).await.unwrap();
-        Self { context, publisher, names, link, _server: server, _dir: dir }
+        consumers::ensure(&*bus, &names, &readers).await.unwrap();
+        Self { bus, context, names, _server: server, _dir: dir }
     }
 
     /// Gives an event up, as a sidecar does.
@@ -83,7 +81,7 @@ impl Bench {
         incoming.headers.insert(headers::TRACEPARENT, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
         incoming.headers.insert(headers::REDRIVE, redrives.to_string());
         let mover = Mover { namespace: "default", group, agent: "check", secret: "s" };
-        self.publisher.store(moves::dead_letter(mover, &incoming, 4, class, cause, None)).await.unwrap();
+        self.bus.store(moves::dead_letter(mover, &incoming, 4, class, cause, None)).await.unwrap();
     }
 
     /// Stores an event, as its sender's sidecar does.
@@ -96,15 +94,13 @@ impl Bench {
         let running = InstanceStatus { agent: "check".into(), state: InstanceState::Running, ..Default::default() };
         let (_, instances) = watch::channel(vec![running]);
         let state = ApiState {
-            context: self.context.clone(),
-            publisher: self.publisher.clone(),
+            bus: self.bus.clone(),
             names: self.names.clone(),
             sizes: sizes(),
             token: "secret".into(),
             redrive_secret: "redrive".into(),
             instances,
             groups: Arc::new(|| vec!["readers".into(), "missing".into()]),
-            link: self.link.clone(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -235,7 +231,7 @@ async fn status_and_plan_tell_what_is_there() {
 async fn a_group_that_nobody_is_in_is_shown_with_what_waits_for_it() {
     let bench = Bench::start().await;
     let left: GroupGrant = serde_json::from_value(json!({"name": "left", "patterns": ["notes.>"]})).unwrap();
-    consumers::ensure(&bench.context, &bench.names, &left).await.unwrap();
+    consumers::ensure(&*bench.bus, &bench.names, &left).await.unwrap();
     let foreign = jetstream::consumer::pull::Config { durable_name: Some("foreign".into()), ..Default::default() };
     bench.context.create_consumer_on_stream(foreign, bench.names.events()).await.unwrap();
     bench.event(ORIGIN, event()).await;
@@ -339,7 +335,7 @@ async fn facts_of_an_audit_stream_that_was_lost_are_forgotten() {
     api.redrive(json!({"seqs": [1]})).await;
     assert_eq!(seqs(&api.get::<Page>("/v1/dead-letters").await), [2]);
     bench.context.delete_stream(bench.names.audit()).await.unwrap();
-    plan::apply(&bench.context, &bench.names, &sizes()).await.unwrap();
+    plan::apply(&*bench.bus, &bench.names, &sizes()).await.unwrap();
     assert_eq!(seqs(&api.get::<Page>("/v1/dead-letters").await), [1, 2]);
     // The new fact has the number of the old one.
     api.redrive(json!({"seqs": [2]})).await;
@@ -354,7 +350,7 @@ async fn letters_of_a_stream_that_was_made_again_are_open_and_can_be_redriven() 
     api.redrive(json!({"all": true})).await;
     assert!(seqs(&api.get::<Page>("/v1/dead-letters").await).is_empty());
     bench.context.delete_stream(bench.names.dead_letters()).await.unwrap();
-    plan::apply(&bench.context, &bench.names, &sizes()).await.unwrap();
+    plan::apply(&*bench.bus, &bench.names, &sizes()).await.unwrap();
     bench.give_up(2, "readers", Class::Exhausted, "boom", 0, event()).await;
     for api in [api, bench.serve().await] {
         assert_eq!(seqs(&api.get::<Page>("/v1/dead-letters").await), [1]);

@@ -4,16 +4,16 @@
 //! broker skips what is not wanted. Every walk is bounded and says where to go on.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use agentbus_nats::bus::{Bus, StreamInfo};
 use agentbus_nats::identity::Authority;
 use agentbus_nats::moves::rfc3339;
 use agentbus_nats::names::Names;
-use agentbus_nats::publisher::Publisher;
+use agentbus_nats::read::Record;
 use agentbus_nats::subject;
 use agentbus_proto::event::v1::Event;
 use agentbus_proto::{Code, Fault, json};
-use async_nats::jetstream::stream::{DirectGetErrorKind, Info, Stream};
-use async_nats::jetstream::{self, message::StreamMessage};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use prost::Message;
@@ -34,8 +34,7 @@ const CAUSES_MAX: usize = 1000;
 
 /// The dead letters of a namespace.
 pub struct DeadLetters {
-    pub(super) context: jetstream::Context,
-    pub(super) publisher: Publisher,
+    pub(super) bus: Arc<dyn Bus>,
     pub(super) names: Names,
     /// Seals the ids of redrives.
     pub(super) secret: String,
@@ -102,10 +101,10 @@ pub struct Shown {
 }
 
 impl DeadLetters {
-    /// `context` and `publisher` need the control plane's rights. `secret` is known to the control plane only and stays
+    /// `bus` needs the control plane's rights. `secret` is known to the control plane only and stays
     /// the same over restarts, see [`redrive_secret`].
-    pub fn new(context: jetstream::Context, publisher: Publisher, names: Names, secret: String) -> Self {
-        Self { context, publisher, names, secret, facts: Mutex::default() }
+    pub fn new(bus: Arc<dyn Bus>, names: Names, secret: String) -> Self {
+        Self { bus, names, secret, facts: Mutex::default() }
     }
 
     /// Up to `limit` letters (at most 1000) that match, behind number `after`.
@@ -154,29 +153,22 @@ impl DeadLetters {
 
     pub(super) async fn get(&self, seq: u64) -> Result<Stored, Fault> {
         let unknown = || Fault::new(Code::UnknownDelivery, format!("there is no dead letter {seq}"));
-        // Numbers begin with 1; the broker takes 0 for a request that names none, and refuses it.
-        if seq == 0 {
-            return Err(unknown());
-        }
-        match self.stream().await?.direct_get(seq).await {
-            Ok(message) => Ok(message.into()),
-            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Err(unknown()),
-            Err(error) => Err(unreadable(&self.names.dead_letters(), &error)),
-        }
+        self.bus.get(&self.names.dead_letters(), seq).await?.map(Stored::from).ok_or_else(unknown)
     }
 
-    async fn stream(&self) -> Result<Stream<()>, Fault> {
-        let name = self.names.dead_letters();
-        self.context.get_stream_no_info(&name).await.map_err(|error| unreadable(&name, &error))
+    async fn info(&self, stream: &str) -> Result<StreamInfo, Fault> {
+        self.bus.stream(stream).await?.ok_or_else(|| {
+            Fault::new(Code::BrokerDown, format!("cannot read `{stream}`: there is no such stream"))
+                .with_retry_after(std::time::Duration::from_secs(1))
+        })
     }
 
     /// Walks the letters behind `after` up to `until`; none = those that are there now, so that what a redrive brings
     /// back is not walked into.
     pub(super) async fn walk(&self, matcher: Matcher, after: u64, until: Option<u64>) -> Result<Walk<'_>, Fault> {
         self.refresh(&mut *self.facts.lock().await).await?;
-        let stream = self.stream().await?;
-        let info: Info = stream.get_info().await.map_err(|error| unreadable(&self.names.dead_letters(), &error))?;
-        let last = info.state.last_sequence;
+        let stream = self.names.dead_letters();
+        let last = self.info(&stream).await?.last_seq;
         let until = until.unwrap_or(last).min(last);
         Ok(Walk { letters: self, stream, matcher, at: after, until, scanned: 0, ended: false })
     }
@@ -184,24 +176,20 @@ impl DeadLetters {
     /// Takes the facts stored since the last time.
     pub(super) async fn refresh(&self, facts: &mut Facts) -> Result<(), Fault> {
         let name = self.names.audit();
-        let stream = self.context.get_stream_no_info(&name).await.map_err(|error| unreadable(&name, &error))?;
-        let info: Info = stream.get_info().await.map_err(|error| unreadable(&name, &error))?;
-        facts.of_stream(info.created, info.state.last_sequence);
+        let info = self.info(&name).await?;
+        facts.of_stream(info.created, info.last_seq);
         let wanted = subject::audit(self.names.namespace(), REDRIVEN);
-        loop {
-            match stream.direct_get_next_for_subject(wanted.as_str(), Some(facts.seen + 1)).await {
-                Ok(message) => facts.take(message.sequence, &message.payload),
-                Err(error) if error.kind() == DirectGetErrorKind::NotFound => return Ok(()),
-                Err(error) => return Err(unreadable(&name, &error)),
-            }
+        while let Some(record) = self.bus.find(&name, &wanted, facts.seen + 1).await? {
+            facts.take(record.seq, &record.payload);
         }
+        Ok(())
     }
 }
 
 /// A bounded walk over matching letters.
 pub(super) struct Walk<'a> {
     letters: &'a DeadLetters,
-    stream: Stream<()>,
+    stream: String,
     matcher: Matcher,
     at: u64,
     pub(super) until: u64,
@@ -213,13 +201,8 @@ impl Walk<'_> {
     /// The next letter that matches; none at the end or when enough was looked at, see [`Self::next_after`].
     pub(super) async fn next(&mut self) -> Result<Option<(Stored, DeadLetter)>, Fault> {
         while self.at < self.until && self.scanned < SCANNED_MAX {
-            let found = self.stream.direct_get_next_for_subject(self.matcher.subject.as_str(), Some(self.at + 1)).await;
-            let stored: Stored = match found {
-                Ok(message) if message.sequence <= self.until => message.into(),
-                Ok(_) => break,
-                Err(error) if error.kind() == DirectGetErrorKind::NotFound => break,
-                Err(error) => return Err(unreadable(&self.letters.names.dead_letters(), &error)),
-            };
+            let found = self.letters.bus.find(&self.stream, &self.matcher.subject, self.at + 1).await?;
+            let Some(stored) = found.filter(|record| record.seq <= self.until).map(Stored::from) else { break };
             self.scanned += 1;
             self.at = stored.seq;
             let mut letter = stored.letter();
@@ -242,10 +225,10 @@ impl Walk<'_> {
 const ADDED_BY_THE_BROKER: [&str; 5] =
     ["Nats-Stream", "Nats-Sequence", "Nats-Subject", "Nats-Time-Stamp", "Nats-Num-Pending"];
 
-impl From<StreamMessage> for Stored {
-    fn from(message: StreamMessage) -> Self {
-        let StreamMessage { subject, sequence, headers, payload, time } = message;
-        Self { seq: sequence, at: rfc3339(time.into()), subject: subject.to_string(), headers, payload }
+impl From<Record> for Stored {
+    fn from(record: Record) -> Self {
+        let Record { seq, subject, headers, payload, stored_at } = record;
+        Self { seq, at: rfc3339(stored_at), subject, headers, payload }
     }
 }
 
@@ -275,13 +258,6 @@ impl Counts {
         causes.sort_by_key(|cause| std::cmp::Reverse((cause.open, cause.redriven)));
         causes
     }
-}
-
-/// Says which stream could not be read; the broker is there for everything else, so it may be tried again.
-pub(super) fn unreadable(stream: &str, error: &dyn std::error::Error) -> Fault {
-    let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
-    Fault::new(Code::BrokerDown, format!("cannot read `{stream}`: {error}{cause}"))
-        .with_retry_after(std::time::Duration::from_secs(1))
 }
 
 #[cfg(test)]

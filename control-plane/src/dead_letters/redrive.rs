@@ -16,8 +16,6 @@ use agentbus_nats::publisher::{Message, Stored as Acked};
 use agentbus_nats::subject;
 use agentbus_proto::{Code, Fault};
 use async_nats::HeaderMap;
-use async_nats::jetstream::consumer::PullConsumer;
-use async_nats::jetstream::stream::RawMessageErrorKind;
 use tokio::time::MissedTickBehavior;
 
 use super::facts::{Fact, REDRIVEN, Target};
@@ -49,7 +47,7 @@ impl DeadLetters {
     /// Store, then the fact. In a task of its own: a caller that goes away must not separate the two.
     async fn send(self: Arc<Self>, message: Message, mut fact: Fact) -> Result<(Acked, bool), Fault> {
         let id = headers::get(Some(&message.headers), headers::MSG_ID).unwrap_or_default().to_owned();
-        let acked = self.publisher.store(message).await?;
+        let acked = self.bus.store(message).await?;
         fact.new_stream.clone_from(&acked.stream);
         fact.new_seq = acked.seq;
         let payload = serde_json::to_vec(&fact).unwrap_or_default();
@@ -57,7 +55,7 @@ impl DeadLetters {
         headers.insert(headers::MSG_ID, format!("{id}/fact"));
         headers.insert(headers::CONTENT_TYPE, "application/json");
         let subject = subject::audit(self.names.namespace(), REDRIVEN);
-        match self.publisher.store(Message { subject, headers, payload: payload.into() }).await {
+        match self.bus.store(Message { subject, headers, payload: payload.into() }).await {
             Ok(_) => Ok((acked, true)),
             Err(fault) => {
                 tracing::warn!(dlq_seq = fact.dlq_seq, %fault, "redriven, but the fact could not be stored");
@@ -186,14 +184,11 @@ impl Run<'_> {
         if origin.stream != events {
             return Ok(Original::Differs);
         }
-        let unreadable = |error: &dyn std::error::Error| super::read::unreadable(&events, error);
-        let stream = self.letters.context.get_stream_no_info(&events).await.map_err(|error| unreadable(&error))?;
-        match stream.get_raw_message(origin.seq).await {
-            Ok(found) if *found.subject == *origin.subject && found.payload == stored.payload => Ok(Original::Same),
-            Ok(_) => Ok(Original::Differs),
-            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(Original::Gone),
-            Err(error) => Err(unreadable(&error)),
-        }
+        Ok(match self.letters.bus.get(&events, origin.seq).await? {
+            Some(found) if found.subject == origin.subject && found.payload == stored.payload => Original::Same,
+            Some(_) => Original::Differs,
+            None => Original::Gone,
+        })
     }
 
     async fn reads(&mut self, group: &str) -> Result<bool, Fault> {
@@ -201,12 +196,7 @@ impl Run<'_> {
             return Ok(*known);
         }
         let (consumer, stream) = (Names::retry_consumer(group), self.letters.names.retry());
-        let found: Result<PullConsumer, _> = self.letters.context.get_consumer_from_stream(&consumer, &stream).await;
-        let reads = match found {
-            Ok(_) => true,
-            Err(error) if error.to_string().contains("10014") => false,
-            Err(error) => return Err(super::read::unreadable(&stream, &error)),
-        };
+        let reads = self.letters.bus.consumer(&stream, &consumer).await?.is_some();
         self.readers.insert(group.to_owned(), reads);
         Ok(reads)
     }

@@ -48,6 +48,11 @@ impl JetStream {
     pub fn link(&self) -> &Link {
         &self.link
     }
+
+    /// JetStream on it, likewise.
+    pub fn context(&self) -> &jetstream::Context {
+        &self.context
+    }
 }
 
 #[async_trait]
@@ -223,7 +228,8 @@ impl Bus for JetStream {
     }
 
     async fn request(&self, subject: &str, payload: Bytes, within: Duration) -> Result<Note, Fault> {
-        let why = |why: &dyn std::fmt::Display| Fault::new(Code::BrokerDown, format!("no answer on `{subject}`: {why}"));
+        let why =
+            |why: &dyn std::fmt::Display| Fault::new(Code::BrokerDown, format!("no answer on `{subject}`: {why}"));
         match tokio::time::timeout(within, self.link.client.request(subject.to_owned(), payload)).await {
             Ok(Ok(message)) => Ok(message.into()),
             Ok(Err(error)) => Err(why(&error)),
