@@ -81,7 +81,7 @@ impl Scene {
     async fn sidecar(&self, agent: &str) -> Link {
         let identity = Identity::new_user();
         let public_key = identity.public_key();
-        let spec = UserSpec { agent, public_key: &public_key, groups: &[], publish: &[] };
+        let spec = UserSpec { agent, public_key: &public_key, groups: &[], consumers: &[], publish: &[] };
         identity.renew(self.authority.sidecar(&spec, grants::now()).unwrap().0);
         self.connect(agent, identity).await
     }

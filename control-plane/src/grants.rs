@@ -50,15 +50,16 @@ impl Grants {
     pub fn issue(&self, agent: &str, instance: &str, public_key: &str) -> Result<Grant, Fault> {
         check_instance(agent, instance)?;
         check_key(public_key)?;
-        let (groups, publish) = {
+        let (groups, publish, directory) = {
             let known = self.groups();
             if !known.knows(agent) {
                 return Err(groups::unknown(agent));
             }
-            (known.of(agent), known.publish(agent).to_vec())
+            (known.of(agent), known.publish(agent).to_vec(), known.directory().clone())
         };
         let names: Vec<String> = groups.iter().map(|group| group.name.clone()).collect();
-        let spec = UserSpec { agent, public_key, groups: &names, publish: &publish };
+        let consumers: Vec<String> = groups.iter().flat_map(GroupGrant::consumers).collect();
+        let spec = UserSpec { agent, public_key, groups: &names, consumers: &consumers, publish: &publish };
         let signed = self.authority.sidecar(&spec, now());
         let cannot = |error| Fault::new(Code::BadConfig, format!("cannot sign a token for `{agent}`: {error}"));
         let (jwt, expires) = signed.map_err(cannot)?;
@@ -75,6 +76,7 @@ impl Grants {
             event_bytes_max: self.common.event_bytes_max,
             secret,
             group_secrets,
+            directory,
             ..Grant::default()
         })
     }

@@ -38,33 +38,36 @@ impl Keeper {
     pub async fn pass(&self, groups: &[GroupGrant], stream_made: bool) -> Result<Vec<String>, Fault> {
         let mut made = Vec::new();
         let stream = consumers::events_stream(&*self.bus, &self.names).await?;
+        let mut failed = None;
         for group in groups {
-            match consumers::position(&*self.bus, &self.names, &group.name, stream).await? {
-                Some(position) => self.note(&group.name, position),
-                None => {
-                    self.make(group, stream, stream_made).await?;
-                    made.push(group.name.clone());
-                }
+            let (known, complete) = consumers::positions(&*self.bus, &self.names, group, stream).await?;
+            self.note(known);
+            if complete {
+                continue;
+            }
+            // One that cannot be made must not hold up the others.
+            match self.make(group, stream, stream_made).await {
+                Ok(()) => made.push(group.name.clone()),
+                Err(fault) => failed = failed.or(Some(fault)),
             }
         }
-        Ok(made)
+        failed.map_or(Ok(made), Err)
     }
 
     async fn make(&self, group: &GroupGrant, stream: EventsStream, stream_made: bool) -> Result<(), Fault> {
-        let start = consumers::start(self.position(&group.name), stream, stream_made);
+        let start = |name: &str| consumers::start(group.kind, self.position(name), stream, stream_made);
         consumers::ensure_from(&*self.bus, &self.names, group, start).await?;
         // So that it is known from now on, not only from the next pass on.
-        if let Some(position) = consumers::position(&*self.bus, &self.names, &group.name, stream).await? {
-            self.note(&group.name, position);
-        }
+        let (known, _) = consumers::positions(&*self.bus, &self.names, group, stream).await?;
+        self.note(known);
         Ok(())
     }
 
-    fn position(&self, group: &str) -> Option<Position> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(group).copied()
+    fn position(&self, consumer: &str) -> Option<Position> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(consumer).copied()
     }
 
-    fn note(&self, group: &str, position: Position) {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(group.to_owned(), position);
+    fn note(&self, known: Vec<(String, Position)>) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).extend(known);
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! `subject`, `pattern`, `headers` and `names` spell what is on the wire; `topology` is the table of assets, `plan` and
 //! `consumers` bring a broker in line with it; `bus` is what others hold, on JetStream or in this process; `connect` → `publisher` and `pull` → `ack` carry events; `moves` makes
-//! retries and dead letters; `identity` mints what each sidecar may do; `grant` is how a sidecar learns it; `server`
+//! retries and dead letters; `identity` mints what each sidecar may do; `grant` is how a sidecar learns it, `asks` what it asks about asks; `server`
 //! finds and runs a nats-server. Nothing here knows an agent process or an HTTP request.
 
 pub mod ack;
+pub mod asks;
 pub mod bus;
 pub mod connect;
 pub mod consumers;
@@ -14,6 +15,7 @@ pub mod grant;
 pub mod headers;
 pub mod held;
 pub mod identity;
+pub mod layout;
 pub mod moves;
 pub mod msg_id;
 pub mod names;

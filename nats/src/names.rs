@@ -1,7 +1,12 @@
 //! Names of the assets of a namespace on the broker: streams, buckets, consumers. The only place that spells them.
 
+use crate::layout::Slice;
+
 /// In the names of groups that the bus makes itself; nobody else's name may contain it.
 const OWN: &str = "--";
+
+/// Stands where an agent's name is wanted for what the control plane does itself. Upper case: no agent can have this name.
+pub const CONTROL_PLANE: &str = "CONTROL-PLANE";
 
 /// A namespace's asset names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +78,22 @@ impl Names {
     /// Durable consumer of a group on the events stream.
     pub fn consumer(group: &str) -> String {
         group.to_owned()
+    }
+
+    /// Durable consumer of a group on the events stream that reads one slice. A group's name has no `+`, so no two groups
+    /// can have consumers of the same name.
+    pub fn slice_consumer(group: &str, slice: Slice) -> String {
+        match slice {
+            Slice::Whole => Self::consumer(group),
+            Slice::Lane(lane) => format!("{group}+{}", lane.token()),
+            Slice::Part('-') => format!("{group}+x"),
+            Slice::Part(part) => format!("{group}+{part}"),
+        }
+    }
+
+    /// The group of a consumer on the events stream.
+    pub fn group_of(consumer: &str) -> &str {
+        consumer.split_once('+').map_or(consumer, |(group, _)| group)
     }
 
     /// Durable consumer of a group on the retry stream.

@@ -9,6 +9,7 @@ use agentbus_proto::Fault;
 use async_nats::jetstream::{consumer, kv, stream};
 
 use crate::grant::GroupGrant;
+use crate::layout::Slice;
 use crate::{names::Names, pattern, subject};
 
 /// How much each stream may hold, in bytes, and how many copies the cluster keeps.
@@ -148,16 +149,31 @@ pub fn registry(names: &Names, sizes: &Sizes) -> kv::Config {
 /// Key of consumer metadata that says a consumer is ours.
 pub const METADATA_GROUP: &str = "agentbus.group";
 
-/// The durable consumer of a group on the events stream. It starts at the end of the stream unless it is made again, see
-/// [`crate::consumers::Start`].
-pub fn events_consumer(names: &Names, group: &GroupGrant) -> Result<consumer::pull::Config, Fault> {
+/// The durable consumers of a group on the events stream, one per slice. They start at the end of the stream unless they
+/// are made again, see [`crate::consumers::Start`]. `BAD_CONFIG` for a group that asks for what cannot be had together.
+pub fn events_consumers(names: &Names, group: &GroupGrant) -> Result<Vec<consumer::pull::Config>, Fault> {
+    group.check_layout()?;
     let filters = pattern::typed_filters(names.namespace(), &group.patterns, &group.types)?;
-    Ok(consumer::pull::Config {
-        filter_subjects: filters,
-        max_ack_pending: if group.ordered { 1 } else { ACK_PENDING_MAX },
-        ..durable(Names::consumer(&group.name), group)
-    })
+    let slices = group.slices().into_iter();
+    Ok(slices.map(|slice| events_consumer(group, slice, &filters)).collect())
 }
+
+fn events_consumer(group: &GroupGrant, slice: Slice, filters: &[String]) -> consumer::pull::Config {
+    let mut config = consumer::pull::Config {
+        filter_subjects: filters.iter().map(|filter| slice.narrow(filter)).collect(),
+        max_ack_pending: if group.keeps_order() { 1 } else { ACK_PENDING_MAX },
+        ..durable(Names::slice_consumer(&group.name, slice), group)
+    };
+    if let Some(timeout) = group.pin_timeout() {
+        config.priority_policy = consumer::PriorityPolicy::PinnedClient;
+        config.priority_groups = vec![PIN_GROUP.to_owned()];
+        config.priority_timeout = timeout;
+    }
+    config
+}
+
+/// The one priority group of a consumer whose sidecar is pinned; requests name it.
+pub const PIN_GROUP: &str = "one";
 
 /// The durable consumer of a group on the retry stream. Made together with the group, not on its first retry as first
 /// planned: a retry must not wait for the control plane. `max_ack_pending` has no bound because waiting retries are
@@ -177,7 +193,7 @@ fn durable(name: String, group: &GroupGrant) -> consumer::pull::Config {
         name: Some(name),
         deliver_policy: consumer::DeliverPolicy::New,
         ack_policy: consumer::AckPolicy::Explicit,
-        ack_wait: ACK_WAIT,
+        ack_wait: group.ack_wait(),
         max_deliver: -1,
         max_waiting: 512,
         metadata: [(METADATA_GROUP.to_owned(), group.name.clone())].into(),
@@ -223,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ordered_group_has_one_in_flight() {
+    fn an_ordered_group_has_one_in_flight_and_its_sidecar_pinned() {
         let group = GroupGrant {
             name: "report".into(),
             patterns: vec!["file.checked".into()],
@@ -235,7 +251,11 @@ mod tests {
             ..GroupGrant::default()
         };
         let names = Names::new("default");
-        assert_eq!(events_consumer(&names, &group).unwrap().max_ack_pending, 1);
+        let consumers = events_consumers(&names, &group).unwrap();
+        assert_eq!((consumers.len(), consumers[0].max_ack_pending), (1, 1));
+        assert_eq!(consumers[0].priority_policy, consumer::PriorityPolicy::PinnedClient);
+        let plain = events_consumers(&names, &GroupGrant { ordered: false, ..group.clone() }).unwrap();
+        assert_eq!((plain[0].max_ack_pending, plain[0].priority_groups.len()), (ACK_PENDING_MAX, 0));
         assert_eq!(retry_consumer(&names, &group).filter_subject, "abr.default.report.*");
     }
 }

@@ -92,7 +92,8 @@ impl Broker {
     ) -> Grant {
         let names: Vec<String> = groups.iter().map(|group| group.name.clone()).collect();
         let publish: Vec<String> = publish.iter().map(|pattern| (*pattern).to_owned()).collect();
-        let spec = UserSpec { agent, public_key, groups: &names, publish: &publish };
+        let consumers: Vec<String> = groups.iter().flat_map(GroupGrant::consumers).collect();
+        let spec = UserSpec { agent, public_key, groups: &names, consumers: &consumers, publish: &publish };
         let (jwt, expires) = self.authority.sidecar(&spec, now()).expect("token is minted");
         let (secret, group_secrets) = self.authority.secrets(agent, &names).expect("secrets are made");
         Grant {

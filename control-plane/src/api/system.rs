@@ -112,7 +112,7 @@ async fn abandoned(api: &ApiState, known: &[String]) -> Result<Vec<String>, Stri
     for consumer in listed {
         // Only those that say they are ours: somebody may look into the stream with another tool.
         let group = consumer.config.metadata.get(topology::METADATA_GROUP);
-        let ours = group.filter(|group| Names::consumer(group) == consumer.name);
+        let ours = group.filter(|group| Names::group_of(&consumer.name) == group.as_str());
         abandoned.extend(ours.filter(|group| !known.contains(group)).cloned());
     }
     Ok(abandoned.into_iter().take(ABANDONED_MAX).collect())

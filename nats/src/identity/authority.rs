@@ -57,8 +57,10 @@ pub struct UserSpec<'a> {
     pub agent: &'a str,
     /// Public key made in the sidecar.
     pub public_key: &'a str,
-    /// Groups whose consumers it may use.
+    /// Groups it may write retries and dead letters for.
     pub groups: &'a [String],
+    /// Their consumers on the events stream.
+    pub consumers: &'a [String],
     /// Address patterns it may publish to: `file.*`, `@reviewer`, `#all`, `@*`. What does not parse allows nothing.
     pub publish: &'a [String],
 }
@@ -180,9 +182,10 @@ impl Authority {
     /// Mints a sidecar's token: (token, expiry in seconds since the epoch).
     pub fn sidecar(&self, spec: &UserSpec<'_>, now: u64) -> Result<(String, u64), AuthorityError> {
         let groups = spec.groups.iter().map(|group| format!("grp:{group}"));
+        let consumers = spec.consumers.iter().map(|consumer| format!("con:{consumer}"));
         let publish = spec.publish.iter().filter_map(|text| Pattern::parse(text).ok());
         let publish = publish.flat_map(|pattern| pattern.permissions()).map(|end| format!("pub:{end}"));
-        let tags: Vec<String> = groups.chain(publish).collect();
+        let tags: Vec<String> = groups.chain(consumers).chain(publish).collect();
         let nats = json!({
             "type": "user", "version": 2,
             "issuer_account": self.account.public_key(),
@@ -254,12 +257,12 @@ mod tests {
         let authority = Authority::generate("default");
         let groups = ["readers".to_owned()];
         let publish = ["notes.Created", "@b", "#all", "@*"].map(str::to_owned);
-        let spec = UserSpec { agent: "a", public_key: "UX", groups: &groups, publish: &publish };
+        let spec = UserSpec { agent: "a", public_key: "UX", groups: &groups, consumers: &groups, publish: &publish };
         let (token, expires) = authority.sidecar(&spec, 1000).unwrap();
         assert_eq!(expires, 1000 + 86_400);
         let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
         let claims: Value = serde_json::from_slice(&claims).unwrap();
-        let own = ["grp:readers", "pub:topic.*.notes.Created"];
+        let own = ["grp:readers", "con:readers", "pub:topic.*.notes.Created"];
         let others = ["pub:agent.*.b", "pub:agent.*.b.>", "pub:channel.*.all", "pub:channel.*.all.>", "pub:agent.*.>"];
         assert_eq!(claims["nats"]["tags"], json!([&own[..], &others[..]].concat()));
         assert_eq!(claims["nats"]["pub"], json!({}));

@@ -12,7 +12,8 @@ use crate::names::Names;
 const POSITION: &str = "*.*.*.*.*";
 
 /// Template of the scoped signing key for sidecars. Tags a token may carry:
-/// `pub:<class>.*.<pattern>` what the agent may publish to, `grp:<group>` the groups it belongs to.
+/// `pub:<class>.*.<pattern>` what the agent may publish to, `grp:<group>` the groups it belongs to, `con:<consumer>` their
+/// consumers on the events stream. With these it may also let go of a pin: whoever waits next to it is asked then.
 pub(super) fn sidecar_template(namespace: &str) -> Value {
     let names = Names::new(namespace);
     let (events, retry) = (names.events(), names.retry());
@@ -26,7 +27,9 @@ pub(super) fn sidecar_template(namespace: &str) -> Value {
         // Replies need no grant: who was asked may answer, in its own name. The asker's sidecar looks at who it is.
         format!("ab.{namespace}.*.{{{{name()}}}}.reply.-.*.*"),
     ];
-    for (stream, consumer) in [(events, group.to_owned()), (retry, format!("{group}-retry"))] {
+    let own = "{{tag(con)}}";
+    publish.push(format!("$JS.API.CONSUMER.UNPIN.{events}.{own}"));
+    for (stream, consumer) in [(events, own.to_owned()), (retry, format!("{group}-retry"))] {
         publish.push(format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"));
         publish.push(format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}"));
         // Each form with exactly as many tokens as it has: with an open end, the second one would match the first form of

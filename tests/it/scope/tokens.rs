@@ -32,7 +32,7 @@ fn sign(claims: &Value, issuer: &KeyPair) -> String {
 fn stolen(broker: &Broker) -> (KeyPair, Value, KeyPair) {
     let key = KeyPair::new_user();
     let publish = ["notes.>".to_owned()];
-    let spec = UserSpec { agent: "a", public_key: &key.public_key(), groups: &[], publish: &publish };
+    let spec = UserSpec { agent: "a", public_key: &key.public_key(), groups: &[], consumers: &[], publish: &publish };
     let (jwt, _) = broker.authority.sidecar(&spec, now()).unwrap();
     let seeds: Value = serde_json::from_str(&broker.authority.to_json().unwrap()).unwrap();
     let signing = KeyPair::from_seed(seeds["sidecars"].as_str().unwrap()).unwrap();
@@ -61,7 +61,7 @@ async fn an_expired_token_a_foreign_signer_and_a_foreign_key_are_refused() {
     let broker = Broker::start().await;
     let (key, good, signing) = stolen(&broker);
     let publish = ["notes.>".to_owned()];
-    let spec = UserSpec { agent: "a", public_key: &key.public_key(), groups: &[], publish: &publish };
+    let spec = UserSpec { agent: "a", public_key: &key.public_key(), groups: &[], consumers: &[], publish: &publish };
     let (expired, until) = broker.authority.sidecar(&spec, now() - 25 * 3600).unwrap();
     assert!(until < now());
     assert_eq!(refusal(&broker, &key, expired).await, Some(Code::Unauthenticated));
