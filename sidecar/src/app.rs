@@ -1,11 +1,12 @@
 //! Wiring: from a grant to a running sidecar, and the order in which it stops.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use agentbus_nats::connect::{self, Identity, Link};
+use agentbus_nats::bus::{Bus, JetStream};
+use agentbus_nats::connect::{self, Identity};
 use agentbus_nats::grant::Start;
-use agentbus_nats::publisher::{self, Publisher};
 use agentbus_nats::subject;
 use agentbus_proto::{Code, Fault};
 use agentbus_runtime::admin::{self, Admin};
@@ -43,8 +44,30 @@ pub struct Sidecar {
 }
 
 impl Sidecar {
-    /// Binds first, so that a taken port is known before the broker is bothered; then connects, then serves.
+    /// On the broker that the grant names, as `identity`.
     pub async fn start(start: Start, identity: Identity, tracer: Tracer) -> Result<Self, Fault> {
+        let grant = &start.grant;
+        identity.renew(grant.jwt.clone());
+        let options = connect::Options {
+            servers: grant.servers.clone(),
+            name: format!("sidecar {}", grant.instance),
+            inbox: subject::inbox(&grant.agent, &grant.instance),
+            identity,
+        };
+        Self::run(start, async { Ok(JetStream::connect(options).await? as Arc<dyn Bus>) }, tracer).await
+    }
+
+    /// On a bus that is reached already, such as one in this process.
+    pub async fn start_on(start: Start, bus: Arc<dyn Bus>, tracer: Tracer) -> Result<Self, Fault> {
+        Self::run(start, std::future::ready(Ok(bus)), tracer).await
+    }
+
+    /// Binds first, so that a taken port is known before the broker is bothered; then connects, then serves.
+    async fn run(
+        start: Start,
+        connect: impl Future<Output = Result<Arc<dyn Bus>, Fault>>,
+        tracer: Tracer,
+    ) -> Result<Self, Fault> {
         let api_listener = bind(&start.listen).await?;
         let admin_listener = bind(&start.admin).await?;
         let unix = match &start.unix {
@@ -55,22 +78,15 @@ impl Sidecar {
         let (broker, edge) = (readiness.latch("broker"), readiness.latch("api"));
 
         let grant = start.grant;
-        identity.renew(grant.jwt.clone());
-        let link = Link::connect(connect::Options {
-            servers: grant.servers.clone(),
-            name: format!("sidecar {}", grant.instance),
-            inbox: subject::inbox(&grant.agent, &grant.instance),
-            identity,
-        })
-        .await?;
+        let bus = connect.await?;
         let metrics = Metrics::new();
-        let publisher = Publisher::start(link.clone(), publisher::Options::default()).await?;
+        let publisher = bus.publisher().clone();
         let outbound = Outbound::new(publisher.clone(), &grant, tracer.clone(), metrics.clone());
         let seal = Seal::new(&start.token);
         let parts =
-            Parts { link: link.clone(), publisher, outbound: outbound.clone(), seal, tracer, metrics: metrics.clone() };
+            Parts { bus: bus.clone(), publisher, outbound: outbound.clone(), seal, tracer, metrics: metrics.clone() };
         let hub = Hub::start(parts, &grant, inbound::Options::default());
-        let control = Control::new(link.clone(), hub.clone(), outbound.clone(), grant);
+        let control = Control::new(bus.clone(), hub.clone(), outbound.clone(), grant);
 
         let (stop, servers) = (CancellationToken::new(), TaskTracker::new());
         let drain_requested = CancellationToken::new();
@@ -83,7 +99,7 @@ impl Sidecar {
                 }
             }
         });
-        servers.spawn(watch_broker(link, broker, stop.clone()));
+        servers.spawn(watch_broker(bus, broker, stop.clone()));
         let local = |listener: &TcpListener| listener.local_addr().map_err(|error| cannot_bind("listener", &error));
         let (api_addr, admin_addr) = (local(&api_listener)?, local(&admin_listener)?);
         let state = api::State { outbound, hub: hub.clone(), control, metrics: metrics.clone(), stop: stop.clone() };
@@ -129,13 +145,13 @@ fn cannot_bind(address: &str, error: &std::io::Error) -> Fault {
     Fault::new(Code::BadConfig, format!("cannot listen on `{address}`: {error}; choose another address or port 0"))
 }
 
-async fn watch_broker(link: Link, latch: agentbus_runtime::ready::Latch, stop: CancellationToken) {
-    let mut state = link.state();
+async fn watch_broker(bus: Arc<dyn Bus>, latch: agentbus_runtime::ready::Latch, stop: CancellationToken) {
+    let mut state = bus.state();
     loop {
-        if link.is_up() {
+        if bus.is_up() {
             latch.ready()
         } else {
-            latch.unready(link.down().message)
+            latch.unready(bus.down().message)
         }
         tokio::select! {
             () = stop.cancelled() => return,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use agentbus_nats::connect::Link;
+use agentbus_nats::bus::Bus;
 use agentbus_nats::grant::{ControlReply, ControlRequest, Grant, GroupGrant, Policy};
 use agentbus_nats::{pattern, subject};
 use agentbus_proto::sidecar::v1::Subscription;
@@ -31,7 +31,7 @@ pub struct Control {
 }
 
 struct Inner {
-    link: Link,
+    bus: Arc<dyn Bus>,
     hub: Hub,
     outbound: Outbound,
     grant: watch::Sender<Grant>,
@@ -41,8 +41,8 @@ struct Inner {
 
 impl Control {
     /// For a sidecar that runs under `grant`.
-    pub fn new(link: Link, hub: Hub, outbound: Outbound, grant: Grant) -> Self {
-        let inner = Inner { link, hub, outbound, grant: watch::Sender::new(grant), changing: Mutex::new(()) };
+    pub fn new(bus: Arc<dyn Bus>, hub: Hub, outbound: Outbound, grant: Grant) -> Self {
+        let inner = Inner { bus, hub, outbound, grant: watch::Sender::new(grant), changing: Mutex::new(()) };
         Self { inner: Arc::new(inner) }
     }
 
@@ -150,7 +150,7 @@ impl Control {
     async fn change(&self, verb: &str, group: Option<GroupGrant>) -> Result<(), Fault> {
         let _one = self.inner.changing.lock().await;
         let grant = self.ask(verb, group).await?;
-        self.inner.link.renew(grant.jwt.clone()).await?;
+        self.inner.bus.renew(grant.jwt.clone()).await?;
         self.inner.outbound.renew(&grant);
         self.inner.hub.renew(&grant);
         self.inner.grant.send_replace(grant);
@@ -172,7 +172,7 @@ impl Control {
 
     async fn ask(&self, verb: &str, group: Option<GroupGrant>) -> Result<Grant, Fault> {
         let instance = self.inner.grant.borrow().instance.clone();
-        let request = ControlRequest { public_key: self.inner.link.identity().public_key(), instance, group };
+        let request = ControlRequest { public_key: self.inner.bus.public_key(), instance, group };
         match self.request(verb, &request).await? {
             ControlReply::Grant(grant) => Ok(*grant),
             _ => Err(unreadable(&"no grant in it")),
@@ -184,17 +184,13 @@ impl Control {
             let grant = self.inner.grant.borrow();
             subject::control(&grant.namespace, &grant.agent, verb)
         };
-        self.inner.link.up(ANSWER_WAIT).await?;
+        self.inner.bus.up(ANSWER_WAIT).await?;
         let body = serde_json::to_vec(request).map_err(|error| Fault::new(Code::InvalidEvent, error.to_string()))?;
-        let answer = tokio::time::timeout(ANSWER_WAIT, self.inner.link.client.request(subject, body.into())).await;
-        let message = match answer {
-            Ok(Ok(message)) => message,
-            Ok(Err(_)) | Err(_) => {
-                let why = "the control plane does not answer; what is already granted goes on";
-                return Err(Fault::new(Code::ControlPlaneDown, why).with_retry_after(Duration::from_secs(2)));
-            }
-        };
-        match serde_json::from_slice(&message.payload).map_err(|error| unreadable(&error))? {
+        let answer = self.inner.bus.request(&subject, body.into(), ANSWER_WAIT).await.map_err(|_| {
+            let why = "the control plane does not answer; what is already granted goes on";
+            Fault::new(Code::ControlPlaneDown, why).with_retry_after(Duration::from_secs(2))
+        })?;
+        match serde_json::from_slice(&answer.payload).map_err(|error| unreadable(&error))? {
             ControlReply::Error { code, message } => {
                 Err(Fault::new(code.parse().unwrap_or(Code::ControlPlaneDown), message))
             }

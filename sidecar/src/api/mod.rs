@@ -67,9 +67,9 @@ pub fn router(state: State, token: &str, port: u16) -> Router {
 
 /// `grpc.health.v1`: serving while the broker is reached and no drain has begun.
 async fn report_health(reporter: tonic_health::server::HealthReporter, state: State) {
-    let mut link = state.hub.link().state();
+    let mut link = state.hub.bus().state();
     loop {
-        let serving = state.hub.link().is_up() && !state.hub.is_draining();
+        let serving = state.hub.bus().is_up() && !state.hub.is_draining();
         let status =
             if serving { tonic_health::ServingStatus::Serving } else { tonic_health::ServingStatus::NotServing };
         reporter.set_service_status("", status).await;

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use agentbus_nats::grant::GroupGrant;
 use agentbus_nats::names::Names;
-use agentbus_nats::pull::Pull;
 use agentbus_proto::Fault;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -59,9 +58,9 @@ async fn run(hub: Hub, group: Arc<GroupGrant>, poke: Arc<Notify>, stop: Cancella
 
 /// Pulls while somebody asks; what is on its way at the end is still taken in.
 async fn pull(hub: &Hub, group: &Arc<GroupGrant>, poke: &Notify, stop: &CancellationToken) -> Result<(), Fault> {
-    let (names, link) = (hub.names(), hub.link());
-    let mut events = Pull::open(link, &names.events(), &Names::consumer(&group.name)).await?;
-    let mut retries = Pull::open(link, &names.retry(), &Names::retry_consumer(&group.name)).await?;
+    let (names, bus) = (hub.names(), hub.bus());
+    let mut events = bus.pull(&names.events(), &Names::consumer(&group.name)).await?;
+    let mut retries = bus.pull(&names.retry(), &Names::retry_consumer(&group.name)).await?;
     let mut asked = Instant::now();
     loop {
         let demand = hub.table().demand(&group.name);

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use agentbus_nats::ack::{self, Answer};
-use agentbus_nats::connect::Link;
+use agentbus_nats::ack::Answer;
+use agentbus_nats::bus::Bus;
 use agentbus_nats::grant::{Grant, GroupGrant};
 use agentbus_nats::names::Names;
 use agentbus_nats::publisher::Publisher;
@@ -54,8 +54,8 @@ impl Default for Options {
 
 /// What the hub works with.
 pub struct Parts {
-    /// Connection to the broker.
-    pub link: Link,
+    /// Connection to the bus.
+    pub bus: Arc<dyn Bus>,
     /// Publishing with PubAck.
     pub publisher: Publisher,
     /// Publishing for the agent: emitted events take the same way.
@@ -261,7 +261,7 @@ impl Hub {
         self.inner.tasks.close();
         // Moves under way are bounded by the publisher's own waits.
         self.inner.tasks.wait().await;
-        let _ = tokio::time::timeout(Duration::from_secs(2), self.link().client.flush()).await;
+        self.bus().flush(Duration::from_secs(2)).await;
     }
 
     /// Messages from the broker, in their order.
@@ -308,7 +308,7 @@ impl Hub {
             self.inner.tasks.spawn(self.clone().take_at_most_once(
                 group.clone(),
                 at_most_once,
-                self.link().generation(),
+                self.bus().generation(),
             ));
         }
     }
@@ -318,10 +318,10 @@ impl Hub {
     async fn take_at_most_once(self, group: Arc<GroupGrant>, batch: Vec<(Incoming, Box<Fresh>, Key)>, generation: u64) {
         let received = Instant::now();
         for (incoming, fresh, key) in batch {
-            if received.elapsed() >= CONFIRM_WITHIN || self.link().generation() != generation {
+            if received.elapsed() >= CONFIRM_WITHIN || self.bus().generation() != generation {
                 return;
             }
-            if !ack::confirmed(&self.link().client, &incoming.receipt.subject).await {
+            if !self.bus().confirmed(&incoming.receipt.subject).await {
                 continue;
             }
             let id = self.seal().seal(&incoming.receipt);
@@ -346,14 +346,14 @@ impl Hub {
 
     async fn keep_leases(self) {
         let mut tick = tokio::time::interval(self.inner.options.tick);
-        let mut generation = self.link().generation();
+        let mut generation = self.bus().generation();
         loop {
             tokio::select! {
                 () = self.inner.stop.cancelled() => return,
                 _ = tick.tick() => {}
             }
             // While the connection is away nothing can be extended; when it is back everything is, at once.
-            let now = self.link().generation();
+            let now = self.bus().generation();
             let extend = match now {
                 0 => Extend::Nothing,
                 now if now != generation => Extend::Everything,
@@ -366,7 +366,7 @@ impl Hub {
             generation = if now == 0 { generation } else { now };
             let commands = self.table().tick(Instant::now(), extend);
             self.metrics().in_flight.set(self.held() as i64);
-            self.metrics().broker_connected.set(i64::from(self.link().is_up()));
+            self.metrics().broker_connected.set(i64::from(self.bus().is_up()));
             self.metrics().held_bytes.set(self.table().bytes() as i64);
             self.spawn(commands);
         }
@@ -399,8 +399,8 @@ impl Hub {
     }
 
     pub(super) async fn answer(&self, subject: &async_nats::Subject, answer: Answer) {
-        if self.link().is_up() {
-            return ack::answer(&self.link().client, subject, answer).await;
+        if self.bus().is_up() {
+            return self.bus().answer(subject, answer).await;
         }
         // Waiting for a connection would block all: it is sent when there is one again. What does not fit is answered when
         // the message comes again.
@@ -437,8 +437,8 @@ impl Hub {
     }
 
     /// The connection.
-    pub fn link(&self) -> &Link {
-        &self.inner.parts.link
+    pub fn bus(&self) -> &Arc<dyn Bus> {
+        &self.inner.parts.bus
     }
 
     pub(super) fn publisher(&self) -> &Publisher {
