@@ -1,8 +1,8 @@
 //! Which groups each agent takes part in, and what it may publish. Pure: nothing here talks to a broker.
 //!
-//! *Declared* groups come from the project file: an agent's own group has its name. *Joined* groups were asked for by a
-//! running agent (`POST /v1/subscriptions`); they are kept in the registry so that a restart knows them. Within a
-//! namespace any agent may read any topic: the namespace is the trust zone, and only publishing is scoped. A group means
+//! *Declared* groups come from the project file: an agent's own group has its name, those of its addresses are in
+//! `addresses`. *Joined* groups were asked for by a running agent (`POST /v1/subscriptions`); they are kept in the registry
+//! so that a restart knows them. Within a namespace any agent may read any topic and any channel, nobody another's inbox: the namespace is the trust zone, and only publishing is scoped. A group means
 //! the same to all its members, for as long as it is known: who asks for a known name with other patterns is refused, even
 //! where it is the only member. Another definition would move the filter under whoever reads, and skip what is published
 //! meanwhile.
@@ -14,10 +14,12 @@
 
 use std::collections::BTreeMap;
 
-use agentbus_nats::grant::{GroupGrant, Policy};
+use agentbus_nats::grant::{Directory, GroupGrant, Policy};
+use agentbus_nats::names::Names;
 use agentbus_nats::pattern;
-use agentbus_proto::{Code, Fault, name};
+use agentbus_proto::{Address, Code, Fault, name};
 
+use crate::addresses;
 use crate::spec::{AgentSpec, Project, Subscription};
 
 /// Agent name of the person at the keyboard: may publish everywhere.
@@ -45,19 +47,20 @@ struct Member {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Groups {
     members: BTreeMap<String, Member>,
+    directory: Directory,
 }
 
 impl Groups {
     /// What a project declares; `person` adds the agent `me`.
     pub fn declared(project: &Project, person: bool) -> Self {
         let mut members: BTreeMap<String, Member> =
-            project.agents.iter().map(|agent| (agent.name.clone(), member(agent))).collect();
+            project.agents.iter().map(|agent| (agent.name.clone(), member(project, agent))).collect();
         if person {
-            let publish = vec![">".to_owned()];
-            let policy = project.policy.clone();
-            members.insert(PERSON.to_owned(), Member { publish, policy, ..Member::default() });
+            let publish = [">", "@*", "#*"].map(str::to_owned).into();
+            let (policy, declared) = (project.policy.clone(), addresses::person_groups(&project.policy));
+            members.insert(PERSON.to_owned(), Member { declared, publish, policy, ..Member::default() });
         }
-        Self { members }
+        Self { members, directory: addresses::directory(project, person) }
     }
 
     /// Whether the agent exists here.
@@ -71,7 +74,12 @@ impl Groups {
         member.map(|member| member.declared.iter().chain(&member.joined).cloned().collect()).unwrap_or_default()
     }
 
-    /// Topic patterns an agent may publish to.
+    /// All declared addresses.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// Address patterns an agent may publish to.
     pub fn publish(&self, agent: &str) -> &[String] {
         self.members.get(agent).map_or(&[], |member| &member.publish)
     }
@@ -94,7 +102,7 @@ impl Groups {
     /// Decides about a wish to join; the answer is the group as it shall be. Changes nothing: see [`Self::joined_now`].
     pub fn decide(&self, agent: &str, wish: GroupGrant) -> Result<GroupGrant, Fault> {
         let member = self.members.get(agent).ok_or_else(|| unknown(agent))?;
-        check(&wish)?;
+        check(&wish, &self.directory)?;
         let named = |group: &&GroupGrant| group.name == wish.name;
         let declared = self.members.values().flat_map(|member| &member.declared).find(named);
         if let Some(known) = declared {
@@ -150,8 +158,12 @@ impl Groups {
     }
 }
 
-fn member(agent: &AgentSpec) -> Member {
-    let declared = agent.subscribe.iter().map(|subscription| grant(agent, subscription)).collect();
+fn member(project: &Project, agent: &AgentSpec) -> Member {
+    // The group of its channels is made together with its share of `#all`.
+    let channels = Names::channels_group(&agent.name);
+    let subscribed = agent.subscribe.iter().filter(|subscription| subscription.group != channels);
+    let own = addresses::own_groups(project, agent);
+    let declared = subscribed.map(|subscription| grant(agent, subscription)).chain(own).collect();
     Member { declared, joined: Vec::new(), publish: agent.publish.clone(), policy: agent.policy.clone() }
 }
 
@@ -161,15 +173,19 @@ fn grant(agent: &AgentSpec, subscription: &Subscription) -> GroupGrant {
         patterns: subscription.patterns.clone(),
         types: subscription.types.clone(),
         attributes: subscription.attributes.clone(),
-        ordered: agent.ordered,
+        ordered: subscription.ordered,
         declared: true,
         policy: agent.policy.clone(),
         ..GroupGrant::default()
     }
 }
 
-fn check(wish: &GroupGrant) -> Result<(), Fault> {
+fn check(wish: &GroupGrant, directory: &Directory) -> Result<(), Fault> {
     name::lower_name("group", &wish.name)?;
+    if Names::is_reserved(&wish.name) {
+        let why = format!("group `{}`: names with `--` are the bus's own; name another group", wish.name);
+        return Err(Fault::new(Code::InvalidAddress, why));
+    }
     let parts = wish.patterns.len().max(wish.types.len()).max(wish.attributes.len());
     let texts = wish.types.iter().chain(wish.attributes.keys()).chain(wish.attributes.values());
     if parts > GROUP_PARTS_MAX || texts.map(String::len).max().unwrap_or(0) > PART_BYTES_MAX {
@@ -177,7 +193,24 @@ fn check(wish: &GroupGrant) -> Result<(), Fault> {
             format!("a group has at most {GROUP_PARTS_MAX} patterns, types and attributes of {PART_BYTES_MAX} bytes");
         return Err(Fault::new(Code::InvalidAddress, why));
     }
-    pattern::simplify(&wish.patterns).map(drop)
+    for pattern in pattern::simplify(&wish.patterns)? {
+        if pattern.is_agent() {
+            let why = format!("`{pattern}` cannot be subscribed: what is sent to an agent or a pool is read by it alone");
+            return Err(Fault::new(Code::ScopeDenied, why));
+        }
+        if let Some(name) = pattern.channel() {
+            readable(directory, Address::Channel(name.to_owned()))?;
+        }
+    }
+    Ok(())
+}
+
+fn readable(directory: &Directory, channel: Address) -> Result<(), Fault> {
+    if directory.knows(&channel) {
+        return Ok(());
+    }
+    let hint = directory.hint(&channel);
+    Err(Fault::new(Code::InvalidAddress, format!("no channel `{channel}` is declared: {hint} add it to agentbus.yaml")))
 }
 
 /// Whether two descriptions of a group mean the same, in whatever order they name things and however often.
@@ -231,6 +264,8 @@ pub(crate) fn unknown(agent: &str) -> Fault {
 mod tests {
     use super::*;
 
+    const OWN: [&str; 3] = ["report", "report--inbox", "report--channels"];
+
     fn groups() -> Groups {
         let text = "version: 1\ndefaults: {retry: {max_attempts: 7}}\nagents:\n  \
              report: {runner: process, command: [r], subscribe: [file.checked, audit.>], ordered: true, publish: [done]}\n  \
@@ -256,12 +291,12 @@ mod tests {
     fn the_default_group_has_the_agents_name_and_its_policy() {
         let groups = groups();
         let report = groups.of("report");
-        assert_eq!(report.len(), 1);
+        assert_eq!(report.iter().map(|group| group.name.as_str()).collect::<Vec<_>>(), OWN);
         let report = &report[0];
         assert_eq!((report.name.as_str(), report.ordered, report.declared), ("report", true, true));
         assert_eq!(report.policy.max_attempts, 7);
         assert_eq!(groups.publish("report"), ["done"]);
-        assert_eq!(groups.publish(PERSON), [">"]);
+        assert_eq!(groups.publish(PERSON), [">", "@*", "#*"]);
         assert_eq!(groups.publish("nobody"), [] as [&str; 0]);
     }
 
@@ -272,8 +307,9 @@ mod tests {
         assert_eq!((group.declared, group.policy.max_attempts), (false, 2));
         groups.joined_now("other", group);
         assert_eq!(groups.joined("other").len(), 1);
-        assert_eq!(groups.of("other")[0].name, "readers");
-        assert_eq!(groups.all().len(), 2);
+        assert_eq!(groups.of("other").last().unwrap().name, "readers");
+        // Two of its own for each agent and the person, the declared one, and this.
+        assert_eq!(groups.all().len(), 8);
     }
 
     #[test]
@@ -306,6 +342,23 @@ mod tests {
             let typed = GroupGrant { types: vec!["t.v1".into()], ..wish("readers", &["a"]) };
             check(&groups, agent, typed, Some(Code::InvalidAddress));
         }
+    }
+
+    #[test]
+    fn channels_can_be_joined_and_addresses_cannot() {
+        let mut groups = groups();
+        let said = |groups: &Groups, agent: &str, wish: GroupGrant| groups.decide(agent, wish).unwrap_err().to_string();
+        let wanted = "SCOPE_DENIED: `@report` cannot be subscribed";
+        for agent in ["report", "other", PERSON] {
+            assert!(said(&groups, agent, wish("spies", &["a", "@report"])).starts_with(wanted));
+            assert!(said(&groups, agent, wish("spies", &["@*"])).starts_with("SCOPE_DENIED"));
+            assert!(said(&groups, agent, wish("report--inbox", &["a"])).contains("names with `--` are the bus's own"));
+        }
+        let wanted = "INVALID_ADDRESS: no channel `#al` is declared: did you mean `#all`?";
+        assert!(said(&groups, "other", wish("readers", &["#al"])).starts_with(wanted));
+        let group = groups.decide("other", wish("readers", &["#all", "a"])).unwrap();
+        groups.joined_now("other", group);
+        assert_eq!(groups.joined("other").len(), 1);
     }
 
     #[test]

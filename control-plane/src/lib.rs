@@ -8,6 +8,7 @@
 //!
 //! Nothing here is on the way of an event: without the control plane events go on flowing.
 
+pub mod addresses;
 pub mod api;
 mod app;
 pub mod args;
@@ -27,6 +28,7 @@ pub mod runner;
 pub mod spec;
 pub mod status;
 pub mod supervise;
+pub mod trimmer;
 mod turns;
 
 pub use app::{ControlPlane, Options};

@@ -12,32 +12,38 @@ const NAMED_MAX: usize = 8;
 impl Directory {
     /// Refuses with `INVALID_ADDRESS` what nobody has declared, naming what was probably meant. Topics need no declaration.
     pub fn check(&self, to: &Address) -> Result<(), Fault> {
-        let known = match to {
-            Address::Topic(_) => true,
-            Address::Agent(name) => self.agents.contains_key(name) || self.pools.contains_key(name),
-            Address::Channel(name) => name == ALL || self.channels.contains(name),
-        };
-        if known { Ok(()) } else { Err(self.undeclared(to)) }
-    }
-
-    fn undeclared(&self, to: &Address) -> Fault {
-        let (sign, kind, names) = match to {
-            Address::Channel(_) => ('#', "channel", self.channels.iter().map(String::as_str).chain([ALL]).collect()),
-            _ => ('@', "agent or pool", self.agents.keys().chain(self.pools.keys()).map(String::as_str).collect()),
-        };
-        let names: Vec<&str> = names;
-        let hint = match did_you_mean(to.name(), &names) {
-            Some(near) => format!("did you mean `{sign}{near}`?"),
-            None => {
-                let shown: Vec<String> = names.iter().take(NAMED_MAX).map(|name| format!("{sign}{name}")).collect();
-                let more = if names.len() > NAMED_MAX { ", …" } else { "" };
-                format!("declared are {}{more};", if shown.is_empty() { "none".to_owned() } else { shown.join(", ") })
-            }
-        };
+        if self.knows(to) {
+            return Ok(());
+        }
+        let kind = if matches!(to, Address::Channel(_)) { "channel" } else { "agent or pool" };
+        let hint = self.hint(to);
         let why = format!(
             "no {kind} `{to}` is declared: {hint} add it to agentbus.yaml, or have the event wait for it (`park`)"
         );
-        Fault::new(Code::InvalidAddress, why)
+        Err(Fault::new(Code::InvalidAddress, why))
+    }
+
+    /// Whether it is declared, or a topic.
+    pub fn knows(&self, to: &Address) -> bool {
+        match to {
+            Address::Topic(_) => true,
+            Address::Agent(name) => self.agents.contains_key(name) || self.pools.contains_key(name),
+            Address::Channel(name) => name == ALL || self.channels.contains(name),
+        }
+    }
+
+    /// What was probably meant, or what there is: a part of a sentence, with its end.
+    pub fn hint(&self, to: &Address) -> String {
+        let (sign, names): (_, Vec<&str>) = match to {
+            Address::Channel(_) => ('#', self.channels.iter().map(String::as_str).chain([ALL]).collect()),
+            _ => ('@', self.agents.keys().chain(self.pools.keys()).map(String::as_str).collect()),
+        };
+        if let Some(near) = did_you_mean(to.name(), &names) {
+            return format!("did you mean `{sign}{near}`?");
+        }
+        let shown: Vec<String> = names.iter().take(NAMED_MAX).map(|name| format!("{sign}{name}")).collect();
+        let more = if names.len() > NAMED_MAX { ", …" } else { "" };
+        format!("declared are {}{more};", if shown.is_empty() { "none".to_owned() } else { shown.join(", ") })
     }
 }
 

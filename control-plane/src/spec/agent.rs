@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use agentbus_nats::grant::Policy;
-use agentbus_nats::pattern;
-use agentbus_proto::name;
+use agentbus_nats::grant::{Directory, Policy};
+use agentbus_nats::pattern::Pattern;
 use agentbus_runtime::restart;
 
+use super::addresses;
 use super::env::{self, Env};
 use super::policy;
 use super::read::{Map, Reader};
@@ -21,6 +21,8 @@ const ALLOWED: &[&str] = &[
     "command",
     "subscribe",
     "publish",
+    "pools",
+    "fallback",
     "replicas",
     "output",
     "timeout",
@@ -36,13 +38,11 @@ const LATER: &[&str] = &[
     "model",
     "prompt",
     "capabilities",
-    "pools",
     "workspace",
     "approvals",
     "budget",
     "limits",
     "isolation",
-    "fallback",
     "channels",
     "concurrency",
 ];
@@ -105,15 +105,19 @@ pub struct AgentSpec {
     pub command: Vec<String>,
     /// One entry per group.
     pub subscribe: Vec<Subscription>,
-    /// Topic patterns it may publish to.
+    /// Address patterns it may publish to.
     pub publish: Vec<String>,
+    /// Pools it is in: it takes its share of what is sent there.
+    pub pools: Vec<String>,
+    /// Who takes its own events while it is away.
+    pub fallback: Option<String>,
     /// Instances, 1 to 64; they share the agent's groups.
     pub replicas: u32,
     /// What stdout is (`exec`).
     pub output: Output,
     /// Longest run for one event (`exec`); the runner has its own default.
     pub timeout: Option<Duration>,
-    /// One delivery at a time, in order.
+    /// One delivery at a time, in order, where a subscription says nothing else.
     pub ordered: bool,
     /// Retries and ack deadline.
     pub policy: Policy,
@@ -134,7 +138,13 @@ impl AgentSpec {
 }
 
 /// Reads one entry of `agents`. `None` when too little of it makes sense to go on with.
-pub(super) fn read(reader: &mut Reader, agent: &str, node: &Node, defaults: &Policy) -> Option<AgentSpec> {
+pub(super) fn read(
+    reader: &mut Reader,
+    agent: &str,
+    node: &Node,
+    defaults: &Policy,
+    known: &Directory,
+) -> Option<AgentSpec> {
     let path = format!("agents.{agent}");
     let map = reader.table(node, &path, ALLOWED, LATER)?;
     let runner = runner(reader, &map);
@@ -149,10 +159,12 @@ pub(super) fn read(reader: &mut Reader, agent: &str, node: &Node, defaults: &Pol
     let (output, timeout) = exec_only(reader, &map, runner);
     let spec = AgentSpec {
         name: agent.to_owned(),
-        subscribe: map
-            .get("subscribe")
-            .map_or_else(Vec::new, |node| subscribe::read(reader, agent, node, &map.name("subscribe"))),
-        publish: publish(reader, &map),
+        subscribe: map.get("subscribe").map_or_else(Vec::new, |node| {
+            subscribe::read(reader, subscribe::Owner { agent, ordered, known }, node, &map.name("subscribe"))
+        }),
+        publish: publish(reader, &map, known),
+        pools: addresses::pools(reader, &map, known),
+        fallback: addresses::fallback(reader, &map, agent, known),
         policy: policy::read(reader, &map, defaults),
         restart: policy::restart(reader, &map),
         env: env::read(reader, &map),
@@ -163,9 +175,6 @@ pub(super) fn read(reader: &mut Reader, agent: &str, node: &Node, defaults: &Pol
         timeout,
         ordered,
     };
-    if spec.runner == Runner::Exec && spec.subscribe.is_empty() && map.get("subscribe").is_none() {
-        reader.error(map.at, format!("{path} has runner exec and no `subscribe`: it would never run"));
-    }
     Some(spec)
 }
 
@@ -217,37 +226,37 @@ fn exec_only(reader: &mut Reader, map: &Map<'_>, runner: Option<Runner>) -> (Out
     (output.unwrap_or(Output::None), timeout)
 }
 
-fn publish(reader: &mut Reader, map: &Map<'_>) -> Vec<String> {
+fn publish(reader: &mut Reader, map: &Map<'_>, known: &Directory) -> Vec<String> {
     let Some(node) = map.get("publish") else { return Vec::new() };
     let mut patterns: Vec<String> = Vec::new();
     for (node, text) in reader.texts(node, &map.name("publish")) {
-        if pattern(reader, node, text, &map.name("publish")) && !patterns.iter().any(|known| known == text) {
+        if pattern(reader, node, text, &map.name("publish"), known).is_some() && !patterns.iter().any(|known| known == text) {
             patterns.push(text.to_owned());
         }
     }
     patterns
 }
 
-/// Checks one topic pattern; tells apart what is wrong from what comes later.
-pub(super) fn pattern(reader: &mut Reader, node: &Node, text: &str, path: &str) -> bool {
-    if text.starts_with(['@', '#']) {
-        let kind = if text.starts_with('@') { "agent" } else { "channel" };
-        reader.error(node.at, format!("{path}: `{text}`: {kind} addresses arrive in a later version; use a topic"));
-        return false;
-    }
-    match pattern::Pattern::parse(text) {
-        Ok(_) => true,
+/// Checks one address pattern, and that what it names is declared.
+pub(super) fn pattern(
+    reader: &mut Reader,
+    node: &Node,
+    text: &str,
+    path: &str,
+    known: &Directory,
+) -> Option<Pattern> {
+    match Pattern::parse(text) {
+        Ok(pattern) => addresses::declared(reader, node.at, path, &pattern, known).then_some(pattern),
         Err(fault) => {
             reader.error(node.at, format!("{path}: {}", fault.message));
-            false
+            None
         }
     }
 }
 
 /// Checks an agent's name and says whether it can be used.
 pub(super) fn agent_name(reader: &mut Reader, at: super::yaml::Mark, agent: &str) -> bool {
-    if let Err(fault) = name::lower_name("agent", agent) {
-        reader.error(at, fault.message);
+    if !addresses::usable(reader, at, "agent", agent) {
         return false;
     }
     if agent == crate::groups::PERSON {

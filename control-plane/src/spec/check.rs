@@ -1,4 +1,5 @@
-//! What only shows when all agents are seen together: names that collide, groups that two agents define differently.
+//! What only shows when all agents are seen together: names that collide, groups and pools that two agents define
+//! differently, fallbacks in a circle.
 
 use std::collections::HashMap;
 
@@ -10,6 +11,8 @@ use super::yaml::Mark;
 pub(super) fn together(reader: &mut Reader, agents: &[(Mark, AgentSpec)]) {
     instances(reader, agents);
     groups(reader, agents);
+    pools(reader, agents);
+    super::addresses::circles(reader, agents);
 }
 
 /// `check` with replicas has an instance `check-1`, which is also a good name for an agent.
@@ -41,13 +44,29 @@ fn groups(reader: &mut Reader, agents: &[(Mark, AgentSpec)]) {
                 known.insert(&subscription.group, (agent, subscription));
                 continue;
             };
-            let alike = *other == subscription && owner.ordered == agent.ordered && owner.policy == agent.policy;
+            let alike = *other == subscription && owner.policy == agent.policy;
             if !alike && owner.name != agent.name {
                 let group = &subscription.group;
                 let message = format!(
                     "agents `{}` and `{}` share group `{group}` but describe it differently (patterns, types, attributes, ordered, retry, ack_deadline)",
                     owner.name, agent.name
                 );
+                reader.error(*at, message);
+            }
+        }
+    }
+}
+
+/// A pool is a group too.
+fn pools(reader: &mut Reader, agents: &[(Mark, AgentSpec)]) {
+    let mut known: HashMap<&str, &AgentSpec> = HashMap::new();
+    for (at, agent) in agents {
+        for pool in &agent.pools {
+            let first = *known.entry(pool).or_insert(agent);
+            if first.policy != agent.policy {
+                let (one, other) = (&first.name, &agent.name);
+                let message =
+                    format!("agents `{one}` and `{other}` share pool `{pool}` but differ in retry or ack_deadline");
                 reader.error(*at, message);
             }
         }

@@ -1,21 +1,25 @@
 //! The project file, `agentbus.yaml`: what a person declares.
 //!
 //! Reading order: `yaml` makes a tree with places, `read` takes typed values out of it, `agent`, `subscribe`, `policy`
-//! and `env` know the keys, `check` looks at all agents together. Every mistake of a file is reported at once, with file,
+//! and `env` know the keys, `addresses` and `channels` what events can be sent to, `check` looks at all agents together. Every mistake of a file is reported at once, with file,
 //! line and column. A [`Project`] that exists is valid and complete: defaults are filled in, names and patterns are
 //! checked. Only keys that do something in this version are known.
 
+mod addresses;
 mod agent;
+mod channels;
 mod check;
 mod env;
 mod errors;
 mod policy;
 mod read;
+mod retention;
 mod subscribe;
 #[cfg(test)]
 mod tests;
 mod yaml;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use agentbus_nats::grant::Policy;
@@ -24,6 +28,7 @@ use agentbus_proto::name;
 pub use agent::{AgentSpec, Output, Restart, Runner};
 pub use env::Env;
 pub use errors::{SpecError, SpecErrors};
+pub use retention::{OnLag, Retention};
 pub use subscribe::Subscription;
 pub use yaml::Mark;
 
@@ -36,8 +41,8 @@ pub const NAMESPACE_DEFAULT: &str = "default";
 /// Largest project file, in bytes: far above thousands of agents.
 const FILE_BYTES_MAX: usize = 1 << 20;
 
-const ALLOWED: &[&str] = &["version", "namespace", "defaults", "agents"];
-const LATER: &[&str] = &["broker", "channels", "pools"];
+const ALLOWED: &[&str] = &["version", "namespace", "defaults", "retention", "channels", "topics", "agents"];
+const LATER: &[&str] = &["broker", "pools"];
 
 /// A valid project file.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,6 +51,10 @@ pub struct Project {
     pub namespace: String,
     /// How failures are handled where an agent says nothing else: groups joined by the person use it too.
     pub policy: Policy,
+    /// How long events are kept.
+    pub retention: Retention,
+    /// Declared channels; `all` is one whether it is named or not.
+    pub channels: BTreeSet<String>,
     /// In the order of the file.
     pub agents: Vec<AgentSpec>,
 }
@@ -53,7 +62,7 @@ pub struct Project {
 impl Project {
     /// A project that declares no agents.
     pub fn empty(namespace: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), policy: Policy::default(), agents: Vec::new() }
+        Self { namespace: namespace.into(), policy: Policy::default(), retention: Retention::default(), channels: BTreeSet::new(), agents: Vec::new() }
     }
 
     /// Reads a file.
@@ -100,16 +109,20 @@ fn read_project(reader: &mut Reader, root: &Node) -> Option<Project> {
             .map_or_else(Policy::default, |map| policy::read(reader, &map, &Policy::default())),
         None => Policy::default(),
     };
+    let retention = retention::read(reader, &map);
+    let channels = map.get("channels").map(|node| channels::read(reader, node)).unwrap_or_default();
     let mut agents = Vec::new();
-    if let Some(map) = map.get("agents").and_then(|node| reader.map(node, "agents")) {
+    let declared = map.get("agents").and_then(|node| reader.map(node, "agents"));
+    let known = addresses::gather(declared.as_ref(), channels.clone());
+    if let Some(map) = declared {
         for entry in map.entries {
             let named = agent::agent_name(reader, entry.at, &entry.key);
-            let spec = agent::read(reader, &entry.key, &entry.value, &defaults);
+            let spec = agent::read(reader, &entry.key, &entry.value, &defaults, &known);
             agents.extend(spec.filter(|_| named).map(|spec| (entry.at, spec)));
         }
     }
     check::together(reader, &agents);
-    Some(Project { namespace, policy: defaults, agents: agents.into_iter().map(|(_, spec)| spec).collect() })
+    Some(Project { namespace, policy: defaults, retention, channels, agents: agents.into_iter().map(|(_, spec)| spec).collect() })
 }
 
 fn version(reader: &mut Reader, map: &Map<'_>) {

@@ -1,43 +1,58 @@
 //! What an agent reads: the `subscribe` list, gathered into one entry per group.
 //!
-//! A plain pattern belongs to the agent's own group (its name); `{patterns, group, types, attributes}` may name another
-//! one. Entries of the same group are merged, and must then ask for the same types and attributes.
+//! A plain topic belongs to the agent's own group (its name), a plain channel to the group of its channels, which is read
+//! in order. `{patterns, group, types, attributes, ordered}` may name another group and narrow what comes; a channel with
+//! any of these leaves the group of the channels. Entries of the same group are merged, and must then agree in the rest.
+//! What is sent to the agent itself and to its pools needs no entry.
 
 use std::collections::BTreeMap;
 
-use agentbus_nats::pattern;
+use agentbus_nats::grant::Directory;
+use agentbus_nats::names::Names;
+use agentbus_nats::pattern::{self, Pattern};
 use agentbus_proto::name;
 
-use super::agent;
 use super::read::Reader;
 use super::yaml::{Mark, Node, Value};
+use super::{addresses, agent};
 
-const ALLOWED: &[&str] = &["patterns", "group", "types", "attributes"];
+const ALLOWED: &[&str] = &["patterns", "group", "types", "attributes", "ordered"];
 const LATER: &[&str] = &["concurrency", "pools", "priority"];
 
 /// What one group reads.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Subscription {
     /// Who shares the deliveries.
     pub group: String,
-    /// Topic patterns; never empty.
+    /// Topic and channel patterns; never empty.
     pub patterns: Vec<String>,
     /// Only these event types; empty = all.
     pub types: Vec<String>,
     /// Only events with all these attributes.
     pub attributes: BTreeMap<String, String>,
+    /// One delivery at a time, in order.
+    pub ordered: bool,
+}
+
+/// Whose list it is.
+#[derive(Clone, Copy)]
+pub(super) struct Owner<'a> {
+    pub agent: &'a str,
+    /// What entries mean that say nothing about it.
+    pub ordered: bool,
+    pub known: &'a Directory,
 }
 
 /// Reads the list.
-pub(super) fn read(reader: &mut Reader, agent: &str, node: &Node, path: &str) -> Vec<Subscription> {
+pub(super) fn read(reader: &mut Reader, owner: Owner<'_>, node: &Node, path: &str) -> Vec<Subscription> {
     let mut merged: Vec<(Mark, Subscription)> = Vec::new();
     for (number, item) in reader.list(node, path).iter().enumerate() {
         let name = format!("{path}[{number}]");
-        let one = match &item.value {
-            Value::Map(_) => table(reader, agent, item, &name),
-            _ => short(reader, agent, item, &name),
+        let parts = match &item.value {
+            Value::Map(_) => table(reader, owner, item, &name),
+            _ => short(reader, owner, item, &name),
         };
-        if let Some(one) = one {
+        for one in parts {
             merge(reader, &mut merged, item.at, one, &name);
         }
     }
@@ -49,30 +64,27 @@ pub(super) fn read(reader: &mut Reader, agent: &str, node: &Node, path: &str) ->
     merged.into_iter().map(|(_, subscription)| subscription).collect()
 }
 
-fn short(reader: &mut Reader, agent: &str, item: &Node, name: &str) -> Option<Subscription> {
-    let text = reader.text(item, name)?;
-    agent::pattern(reader, item, text, name).then(|| Subscription {
-        group: agent.to_owned(),
-        patterns: vec![text.to_owned()],
-        types: Vec::new(),
-        attributes: BTreeMap::new(),
-    })
+fn short(reader: &mut Reader, owner: Owner<'_>, item: &Node, name: &str) -> Vec<Subscription> {
+    let Some(text) = reader.text(item, name) else { return Vec::new() };
+    let pattern = readable(reader, owner, item, text, name);
+    pattern.map_or_else(Vec::new, |pattern| place(owner, vec![pattern], Subscription::default(), None))
 }
 
-fn table(reader: &mut Reader, agent: &str, item: &Node, name: &str) -> Option<Subscription> {
-    let map = reader.table(item, name, ALLOWED, LATER)?;
+fn table(reader: &mut Reader, owner: Owner<'_>, item: &Node, name: &str) -> Vec<Subscription> {
+    let Some(map) = reader.table(item, name, ALLOWED, LATER) else { return Vec::new() };
     let Some(node) = map.get("patterns") else {
         reader.error(map.at, format!("{name} has no `patterns`, for example [notes.created]"));
-        return None;
+        return Vec::new();
     };
     let texts = reader.texts(node, &map.name("patterns"));
     if texts.is_empty() {
         reader.error(node.at, format!("{}: at least one pattern is needed", map.name("patterns")));
     }
-    let good = texts.into_iter().filter(|(node, text)| agent::pattern(reader, node, text, &map.name("patterns")));
-    let patterns: Vec<String> = good.map(|(_, text)| text.to_owned()).collect();
-    let group = map.get("group").map_or(Some(agent.to_owned()), |node| group(reader, node, &map.name("group")));
+    let path = map.name("patterns");
+    let patterns = texts.into_iter().filter_map(|(node, text)| readable(reader, owner, node, text, &path)).collect();
+    let group = map.get("group").map(|node| group(reader, node, &map.name("group")));
     let types = map.get("types").map_or_else(Vec::new, |node| types(reader, node, &map.name("types")));
+    let ordered = map.get("ordered").and_then(|node| reader.boolean(node, &map.name("ordered")));
     let mut attributes = BTreeMap::new();
     if let Some(map) = map.get("attributes").and_then(|node| reader.map(node, &map.name("attributes"))) {
         for entry in map.entries {
@@ -81,19 +93,51 @@ fn table(reader: &mut Reader, agent: &str, item: &Node, name: &str) -> Option<Su
             }
         }
     }
-    let complete = !patterns.is_empty();
-    Some(Subscription { group: group?, patterns, types, attributes }).filter(|_| complete)
+    let group = match group {
+        Some(None) => return Vec::new(),
+        Some(Some(group)) => group,
+        None => String::new(),
+    };
+    place(owner, patterns, Subscription { group, types, attributes, ..Subscription::default() }, ordered)
+}
+
+/// Gives each pattern its group: the named one, or the agent's, or that of its channels.
+fn place(
+    owner: Owner<'_>,
+    patterns: Vec<Pattern>,
+    rest: Subscription,
+    ordered: Option<bool>,
+) -> Vec<Subscription> {
+    let plain = rest.group.is_empty() && rest.types.is_empty() && rest.attributes.is_empty() && ordered != Some(false);
+    let (channels, others): (Vec<_>, Vec<_>) = patterns.into_iter().partition(|one| plain && one.is_channel());
+    let texts = |patterns: Vec<Pattern>| patterns.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let group = if rest.group.is_empty() { owner.agent.to_owned() } else { rest.group.clone() };
+    let own =
+        Subscription { group, patterns: texts(others), ordered: ordered.unwrap_or(owner.ordered), ..rest };
+    let group = Names::channels_group(owner.agent);
+    let in_order = Subscription { group, patterns: texts(channels), ordered: true, ..Subscription::default() };
+    [own, in_order].into_iter().filter(|one| !one.patterns.is_empty()).collect()
+}
+
+/// A pattern that may be read: not the address of an agent or a pool.
+fn readable(reader: &mut Reader, owner: Owner<'_>, node: &Node, text: &str, path: &str) -> Option<Pattern> {
+    let pattern = agent::pattern(reader, node, text, path, owner.known)?;
+    if pattern.is_agent() {
+        let why = "what is sent to an agent or a pool is read by it alone; an agent gets its own without subscribing, \
+                   `pools` makes it a member of a pool";
+        reader.error(node.at, format!("{path}: `{text}`: {why}"));
+        return None;
+    }
+    Some(pattern)
 }
 
 fn group(reader: &mut Reader, node: &Node, path: &str) -> Option<String> {
     let text = reader.text(node, path)?;
-    match name::lower_name("group", text) {
-        Ok(()) => Some(text.to_owned()),
-        Err(fault) => {
-            reader.error(node.at, format!("{path}: {}", fault.message));
-            None
-        }
+    if let Err(fault) = name::lower_name("group", text) {
+        reader.error(node.at, format!("{path}: {}", fault.message));
+        return None;
     }
+    addresses::usable(reader, node.at, "group", text).then(|| text.to_owned())
 }
 
 fn types(reader: &mut Reader, node: &Node, path: &str) -> Vec<String> {
@@ -112,10 +156,10 @@ fn merge(reader: &mut Reader, merged: &mut Vec<(Mark, Subscription)>, at: Mark, 
         merged.push((at, one));
         return;
     };
-    if known.types != one.types || known.attributes != one.attributes {
+    if known.types != one.types || known.attributes != one.attributes || known.ordered != one.ordered {
         let group = &one.group;
-        let message =
-            format!("{name}: group `{group}` already has other types or attributes; give one a `group` of its own");
+        let what = if known.ordered == one.ordered { "types or attributes" } else { "order" };
+        let message = format!("{name}: group `{group}` already has other {what}; give one a `group` of its own");
         reader.error(at, message);
         return;
     }
