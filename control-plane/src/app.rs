@@ -28,6 +28,7 @@ use crate::reconcile::Health;
 use crate::spec::Project;
 use crate::status::InstanceStatus;
 use crate::supervise::{self, Door, Supervisor};
+use crate::trimmer::{Alarms, Space, Trimmer};
 
 /// How long a sidecar may take to finish and give back what it holds. Its agent is gone by then, so little is left.
 const SIDECAR_DRAIN: Duration = Duration::from_secs(5);
@@ -84,7 +85,8 @@ impl ControlPlane {
         let (tasks, stop) = (Tasks::new(services.clone()), services.token());
         // Whoever stops waiting for this start leaves nothing behind.
         let unfinished = stop.clone().drop_guard();
-        start_responder(&tasks, &base, &grants, keeper).await?;
+        let alarms = start_trimmer(&tasks, &options, &base, &grants, &audit);
+        start_responder(&tasks, &base, &grants, keeper, &alarms).await?;
         tasks.spawn("audit", OnFailure::Log, endless(audit_service.run(base.publisher.clone(), stop.clone())));
         let (poke, (health_tx, health)) = (Arc::new(Notify::new()), watch::channel(None));
         tasks.spawn("reconciler", OnFailure::Log, endless(reconciler.run(poke.clone(), health_tx, stop.clone())));
@@ -94,7 +96,7 @@ impl ControlPlane {
         let follow = base.registry.clone().follow(instances.clone(), stop.clone());
         tasks.spawn("registry", OnFailure::Log, endless(follow));
         let api_url = format!("http://{}", listener.local_addr().unwrap_or(options.listen));
-        let router = api::router(api_state(&options, base, &grants, instances.clone())?);
+        let router = api::router(api_state(&options, base, &grants, instances.clone(), alarms)?);
         tasks.spawn("api", OnFailure::Log, endless(serve::serve_tcp(listener, router, stop)));
         unfinished.disarm();
         Ok(Self { api_url, instances, health, poke, supervisor, services })
@@ -151,14 +153,36 @@ impl Drop for ControlPlane {
     }
 }
 
-async fn start_responder(tasks: &Tasks, base: &Base, grants: &Arc<Grants>, keeper: Arc<Keeper>) -> Result<(), Fault> {
+fn start_trimmer(tasks: &Tasks, options: &Options, base: &Base, grants: &Arc<Grants>, audit: &Audit) -> Alarms {
+    let trimmer = Trimmer {
+        bus: Arc::clone(&base.bus),
+        names: base.names.clone(),
+        retention: options.project.retention.clone(),
+        grants: Arc::clone(grants),
+        authority: Arc::clone(&options.authority),
+        audit: audit.clone(),
+    };
+    let (tx, alarms) = watch::channel(Vec::new());
+    tasks.spawn("trimmer", OnFailure::Log, endless(trimmer.run(tx, tasks.shutdown().token())));
+    alarms
+}
+
+async fn start_responder(
+    tasks: &Tasks,
+    base: &Base,
+    grants: &Arc<Grants>,
+    keeper: Arc<Keeper>,
+    alarms: &Alarms,
+) -> Result<(), Fault> {
+    let mut verbs = Verbs::new();
+    verbs.insert("space", Arc::new(Space { alarms: alarms.clone() }));
     let responder = Responder {
         bus: Arc::clone(&base.bus),
         names: base.names.clone(),
         grants: Arc::clone(grants),
         keeper,
         registry: base.registry.clone(),
-        verbs: Verbs::new(),
+        verbs,
     };
     let requests = responder.listen().await?;
     tasks.spawn("responder", OnFailure::Log, responder.run(requests, tasks.shutdown().token()));
@@ -183,6 +207,7 @@ fn api_state(
     base: Base,
     grants: &Arc<Grants>,
     instances: watch::Receiver<Vec<InstanceStatus>>,
+    alarms: Alarms,
 ) -> Result<ApiState, Fault> {
     let grants = Arc::clone(grants);
     Ok(ApiState {
@@ -192,6 +217,7 @@ fn api_state(
         token: options.api_token.clone(),
         redrive_secret: redrive_secret(&options.authority)?,
         instances,
+        alarms,
         groups: Arc::new(move || grants.all_groups().into_iter().map(|group| group.name).collect()),
     })
 }

@@ -3,6 +3,8 @@
 use agentbus_nats::consumers::GroupState;
 use serde::{Deserialize, Serialize};
 
+use crate::trimmer::Lagging;
+
 /// What an agent process is doing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -76,6 +78,9 @@ pub struct SystemStatus {
     pub groups: Vec<GroupStatus>,
     /// Who runs.
     pub agents: Vec<InstanceStatus>,
+    /// Groups that keep the events stream from being trimmed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alarms: Vec<Lagging>,
 }
 
 /// The broker, as seen from the control plane's connection.

@@ -16,6 +16,7 @@ use super::errors::Problem;
 use super::{auth, dead_letters, streams, system};
 use crate::dead_letters::DeadLetters;
 use crate::status::InstanceStatus;
+use crate::trimmer::Alarms;
 
 /// Longest request body, in bytes: a thousand sequence numbers and some.
 const BODY_BYTES_MAX: usize = 256 * 1024;
@@ -34,6 +35,8 @@ pub struct ApiState {
     pub redrive_secret: String,
     /// What runs.
     pub instances: watch::Receiver<Vec<InstanceStatus>>,
+    /// Groups that keep the stream from being trimmed.
+    pub alarms: Alarms,
     /// The groups that exist now.
     pub groups: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
 }

@@ -32,6 +32,7 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Json<SystemStat
         namespace: api.names.namespace().to_owned(),
         broker: broker(api),
         agents: api.instances.borrow().clone(),
+        alarms: api.alarms.borrow().clone(),
         ..SystemStatus::default()
     };
     if status.broker.connected {
@@ -53,6 +54,10 @@ pub(super) async fn status(State(shared): State<Arc<Shared>>) -> Json<SystemStat
             }
             Err(why) => status.broker.problem = Some(why),
         }
+    }
+    for alarm in &status.alarms {
+        let group = status.groups.iter_mut().find(|group| group.group == alarm.group);
+        group.map(|group| group.problem.get_or_insert_with(|| alarm.message.clone()));
     }
     Json(status)
 }

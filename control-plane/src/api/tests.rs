@@ -100,6 +100,7 @@ impl Bench {
             token: "secret".into(),
             redrive_secret: "redrive".into(),
             instances,
+            alarms: watch::channel(Vec::new()).1,
             groups: Arc::new(|| vec!["readers".into(), "missing".into()]),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,0 +1,179 @@
+//! Moves a group's oldest unread events to the dead letters, class `RETENTION`: pulled from the group's own consumer like
+//! any member does, stored, and acked only then.
+
+use std::time::{Duration, SystemTime};
+
+use agentbus_nats::ack::Answer;
+use agentbus_nats::grant::GroupGrant;
+use agentbus_nats::moves::{self, Class, Mover};
+use agentbus_nats::names::CONTROL_PLANE;
+use agentbus_nats::publisher::{Message, Pending};
+use agentbus_nats::pull::{Incoming, Pull};
+use agentbus_proto::{Code, EventHead, Fault};
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::Trimmer;
+use super::decide::Park;
+
+/// Parking stops while the dead letters take more than this share of their space: other groups need the rest.
+const DEAD_LETTERS_PERCENT: u64 = 80;
+/// Pause after that.
+pub(super) const FULL_PAUSE: Duration = Duration::from_secs(10);
+/// How often what was parked is written down.
+pub(super) const NOTE_EVERY: Duration = Duration::from_secs(5);
+/// Events under way to the dead letters at once.
+const BATCH_MAX: u64 = 64;
+/// Longest time for one group in one pass: the others have their turn, too.
+const PARK_MAX: Duration = Duration::from_secs(3);
+/// A consumer that gives nothing for so long has nothing to give now: what is left is held by members.
+const NOTHING: Duration = Duration::from_millis(300);
+/// Before an event comes again whose letter could not be stored.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// What was moved, of one group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Parked {
+    pub group: String,
+    /// Letters written.
+    pub letters: u64,
+    /// Events that the group would not have handed out anyway: expired, or filtered by type or attribute.
+    pub settled: u64,
+    /// Sequence of the first and the last event of these.
+    pub first_seq: u64,
+    pub last_seq: u64,
+    /// As the letters have it.
+    pub cause: String,
+}
+
+impl Parked {
+    pub(super) fn add(&mut self, more: &Self) {
+        if self.letters + self.settled == 0 {
+            self.first_seq = more.first_seq;
+        }
+        self.letters += more.letters;
+        self.settled += more.settled;
+        self.last_seq = self.last_seq.max(more.last_seq);
+    }
+}
+
+/// Parks as far as `park` says, or as far as it comes in one go; what is left is for the next pass. None when the dead
+/// letters have no room.
+pub(super) async fn park(trimmer: &Trimmer, park: &Park) -> Result<Option<Parked>, Fault> {
+    if !has_room(trimmer).await? {
+        tracing::warn!(group = park.group, "nothing is parked: the dead letters have no room left");
+        return Ok(None);
+    }
+    let events = trimmer.names.events();
+    let Some(consumer) = trimmer.bus.consumer(&events, &park.consumer).await? else { return Ok(None) };
+    let mut pull = trimmer.bus.pull(&events, &park.consumer).await?;
+    let mut run = Run::new(trimmer, park)?;
+    let end = Instant::now() + PARK_MAX;
+    // As many as there are sequences left: never more than wanted is taken from members.
+    let mut left = park.up_to.saturating_sub(consumer.floor);
+    while left > 0 && Instant::now() < end {
+        pull.want(usize::try_from(left.min(BATCH_MAX)).unwrap_or(1));
+        let batch = batch(&mut pull).await;
+        if batch.is_empty() {
+            break;
+        }
+        run.store(batch).await?;
+        left = park.up_to.saturating_sub(run.parked.last_seq);
+    }
+    pull.want(0);
+    let rest = pull.finish().await;
+    run.store(rest).await?;
+    Ok(Some(run.parked))
+}
+
+async fn has_room(trimmer: &Trimmer) -> Result<bool, Fault> {
+    let Some(letters) = trimmer.bus.stream(&trimmer.names.dead_letters()).await? else { return Ok(false) };
+    let most = u64::try_from(letters.config.max_bytes).unwrap_or(u64::MAX);
+    Ok(letters.bytes < most / 100 * DEAD_LETTERS_PERCENT)
+}
+
+/// What is here, or comes within a moment.
+async fn batch(pull: &mut Pull) -> Vec<Incoming> {
+    let Ok(first) = tokio::time::timeout(NOTHING, pull.next()).await else { return Vec::new() };
+    let most = usize::try_from(BATCH_MAX).unwrap_or(1);
+    std::iter::once(first).chain(std::iter::from_fn(|| pull.try_next()).take(most - 1)).collect()
+}
+
+struct Run<'a> {
+    trimmer: &'a Trimmer,
+    cause: &'a str,
+    secret: String,
+    /// None for a group that nobody is in any more: all it would have read is parked.
+    group: Option<GroupGrant>,
+    parked: Parked,
+}
+
+impl<'a> Run<'a> {
+    fn new(trimmer: &'a Trimmer, park: &'a Park) -> Result<Self, Fault> {
+        let bad = |error| Fault::new(Code::BadConfig, format!("cannot derive a group's secret: {error}"));
+        let secret = trimmer.authority.secret("group", &park.group).map_err(bad)?;
+        let group = trimmer.grants.all_groups().into_iter().find(|group| group.name == park.group);
+        let (name, cause) = (park.group.clone(), park.cause.clone());
+        let parked = Parked { group: name, letters: 0, settled: 0, first_seq: 0, last_seq: 0, cause };
+        Ok(Self { trimmer, cause: &park.cause, secret, group, parked })
+    }
+
+    /// Publish all, then for each: PubAck, ack. On a failure nothing of the rest is acked; it comes again.
+    async fn store(&mut self, batch: Vec<Incoming>) -> Result<(), Fault> {
+        let mut sent: Vec<(Incoming, Option<Result<Pending, Fault>>)> = Vec::with_capacity(batch.len());
+        for incoming in batch {
+            let letter = self.owed(&incoming).then(|| self.letter(&incoming));
+            let pending = match letter {
+                Some(letter) => Some(self.trimmer.bus.publisher().send(letter).await),
+                None => None,
+            };
+            sent.push((incoming, pending));
+        }
+        let mut failed = None;
+        for (incoming, pending) in sent {
+            let stored = match pending {
+                Some(Ok(pending)) => pending.stored().await.map(|_| 1),
+                Some(Err(fault)) => Err(fault),
+                None => Ok(0),
+            };
+            match stored {
+                Ok(letters) => self.settled(&incoming, letters).await,
+                Err(fault) => {
+                    self.trimmer.bus.answer(&incoming.receipt.subject, Answer::Nak(Some(AGAIN))).await;
+                    failed = Some(fault);
+                }
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    async fn settled(&mut self, incoming: &Incoming, letters: u64) {
+        self.trimmer.bus.answer(&incoming.receipt.subject, Answer::Ack).await;
+        let (seq, cause) = (incoming.receipt.seq, self.parked.cause.clone());
+        let group = self.parked.group.clone();
+        let one = Parked { group, letters, settled: 1 - letters, first_seq: seq, last_seq: seq, cause };
+        self.parked.add(&one);
+    }
+
+    fn letter(&self, incoming: &Incoming) -> Message {
+        let namespace = self.trimmer.names.namespace();
+        let mover = Mover { namespace, group: &self.parked.group, agent: CONTROL_PLANE, secret: &self.secret };
+        // Nobody has tried it, as far as the letter is concerned: deliveries that came to nothing are no attempts.
+        let attempts = moves::attempt(incoming) - 1;
+        moves::dead_letter(mover, incoming, attempts, Class::Retention, self.cause, None)
+    }
+
+    /// Whether a sidecar would have handed it to an agent. What is no event is kept: nobody knows what it was.
+    fn owed(&self, incoming: &Incoming) -> bool {
+        let Ok(head) = EventHead::decode(&incoming.payload) else { return true };
+        let keep = head.delivery.as_ref().is_some_and(|delivery| delivery.dead_letter_if_expired);
+        let expires = head.expires.and_then(|expires| SystemTime::try_from(expires).ok());
+        if !keep && expires.is_some_and(|expires| expires <= SystemTime::now()) {
+            return false;
+        }
+        self.group.as_ref().is_none_or(|group| {
+            let by_type = group.types.is_empty() || group.types.iter().any(|wanted| wanted == head.effective_type());
+            by_type && group.attributes.iter().all(|(name, value)| head.attributes.get(name) == Some(value))
+        })
+    }
+}
