@@ -49,6 +49,22 @@ pub(crate) const BATCH_ID: &str = "Nats-Batch-Id";
 pub(crate) const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
 /// On the last one: store all of them.
 pub(crate) const BATCH_COMMIT: &str = "Nats-Batch-Commit";
+/// When a schedule fires: `@at <RFC 3339>` or six fields of cron.
+pub const SCHEDULE: &str = "Nats-Schedule";
+/// Where a schedule fires to.
+pub const SCHEDULE_TARGET: &str = "Nats-Schedule-Target";
+/// IANA time zone of a cron schedule.
+pub const SCHEDULE_TIME_ZONE: &str = "Nats-Schedule-Time-Zone";
+/// Put on what was fired by the broker: the schedule's subject. No client can write it.
+pub const SCHEDULER: &str = "Nats-Scheduler";
+/// Put on what a stream took from another one by the broker: `<stream> <seq> …`.
+pub const STREAM_SOURCE: &str = "Nats-Stream-Source";
+/// A cron expression as its sender wrote it.
+pub const CRON: &str = "Ab-Cron";
+/// Lifetime of each occurrence of a schedule, in milliseconds.
+pub const TTL: &str = "Ab-Ttl";
+/// On a copy of what a schedule fired: `<event id> <milliseconds since the Unix epoch>`, see `schedule`.
+pub const OCCURRENCE: &str = "Ab-Occurrence";
 /// Most messages of one batch a pull may return.
 pub(crate) const PENDING_MESSAGES: &str = "Nats-Pending-Messages";
 

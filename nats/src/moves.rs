@@ -16,7 +16,7 @@ use time::macros::format_description;
 
 use crate::publisher::Message;
 use crate::pull::Incoming;
-use crate::{headers, msg_id, subject};
+use crate::{headers, msg_id, schedule, subject};
 
 /// Why an event was given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -161,6 +161,7 @@ fn successor(mover: Mover<'_>, incoming: &Incoming, cause: Option<&str>, tracepa
         Some(traceparent) => to.insert(headers::TRACEPARENT, traceparent),
         None => copy(from, &mut to, headers::TRACEPARENT),
     }
+    schedule::carry(from, &incoming.subject, incoming.receipt.stored_at, &mut to);
     let Mover { group, .. } = mover;
     let id = format!("{}/{}/{group}", incoming.receipt.stream, incoming.receipt.seq);
     // Sealed with the time it was stored, too: after a broker lost its store, a sequence means another message.

@@ -40,6 +40,11 @@ impl Names {
         format!("AB_{}_DLQ", self.namespace)
     }
 
+    /// Stream of events for later.
+    pub fn schedules(&self) -> String {
+        format!("AB_{}_SCHEDULES", self.namespace)
+    }
+
     /// Stream of the control plane's facts.
     pub fn audit(&self) -> String {
         format!("AB_{}_AUDIT", self.namespace)

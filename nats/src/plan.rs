@@ -84,7 +84,10 @@ pub async fn plan(bus: &dyn Bus, names: &Names, sizes: &Sizes) -> Result<Vec<Ste
 /// Makes the streams and the registry as the table says; returns what was done.
 pub async fn apply(bus: &dyn Bus, names: &Names, sizes: &Sizes) -> Result<Vec<Step>, Fault> {
     let steps = plan(bus, names, sizes).await?;
-    for wanted in wanted(bus, names, sizes) {
+    let mut streams = wanted(bus, names, sizes);
+    // Those that take from another one after it: else the broker would look for it again only seconds later.
+    streams.sort_by_key(|stream| stream.sources.is_some());
+    for wanted in streams {
         let Some(step) = steps.iter().find(|step| step_name(step) == wanted.name) else { continue };
         match step {
             Step::Create { .. } => bus.create_stream(&wanted).await?,

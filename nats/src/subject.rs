@@ -9,6 +9,8 @@
 //! abd.<ns>.<group>.<sidecar's agent>.<class>                  a dead letter
 //! aba.<ns>.<fact…>                                            an audit fact
 //! abt.<ns>.<group>.<sidecar's agent>.<seq>                    a receipt of the event of this number
+//! abs.<ns>.s.<agent>.<id>                                     a schedule
+//! abs.<ns>.due.<id>.<lane>.<sender>.…                         what it fired, on its way to `ab.<ns>.<lane>.<sender>.…`
 //! abc.<ns>.<agent>.<verb>                                     a sidecar's request to the control plane
 //! ```
 //! `part` is the hash of the ordering key modulo 16, or `-` without one: it is there from the first day because
@@ -211,6 +213,11 @@ pub fn retry_filter(namespace: &str, group: &str) -> String {
     format!("abr.{namespace}.{group}.*")
 }
 
+/// All retries of all groups.
+pub fn retries(namespace: &str) -> String {
+    format!("abr.{namespace}.>")
+}
+
 /// Where a group's dead letters of a class go.
 pub fn dead_letter(namespace: &str, group: &str, agent: &str, class: &str) -> String {
     format!("abd.{namespace}.{group}.{agent}.{class}")
@@ -219,6 +226,34 @@ pub fn dead_letter(namespace: &str, group: &str, agent: &str, class: &str) -> St
 /// Where the control plane writes a fact such as `agent.exited.v1`.
 pub fn audit(namespace: &str, fact: &str) -> String {
     format!("aba.{namespace}.{fact}")
+}
+
+/// Where a schedule of an agent is stored. `id` is a token.
+pub fn schedule(namespace: &str, agent: &str, id: &str) -> String {
+    format!("abs.{namespace}.s.{agent}.{id}")
+}
+
+/// All schedules of an agent, or of everybody.
+pub fn schedules(namespace: &str, agent: Option<&str>) -> String {
+    format!("abs.{namespace}.s.{}.*", agent.unwrap_or("*"))
+}
+
+/// Agent and id of a schedule's subject.
+pub fn parse_schedule<'a>(namespace: &str, subject: &'a str) -> Option<(&'a str, &'a str)> {
+    let rest = subject.strip_prefix("abs.")?.strip_prefix(namespace)?.strip_prefix(".s.")?;
+    rest.split_once('.').filter(|(agent, id)| !agent.is_empty() && !id.is_empty() && !id.contains('.'))
+}
+
+/// Where a schedule fires to, for an event with this subject on the events stream. With the schedule's id in it: of each
+/// schedule the broker keeps one occurrence at most while the events stream takes nothing.
+pub fn due(namespace: &str, id: &str, event: &str) -> Option<String> {
+    let rest = event.strip_prefix("ab.")?.strip_prefix(namespace)?.strip_prefix('.')?;
+    Some(format!("abs.{namespace}.due.{id}.{rest}"))
+}
+
+/// How the events stream renames what it takes from the stream of schedules: (from, to).
+pub fn due_transform(namespace: &str) -> (String, String) {
+    (format!("abs.{namespace}.due.*.>"), format!("ab.{namespace}.>"))
 }
 
 /// Where a sidecar asks the control plane something.

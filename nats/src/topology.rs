@@ -21,6 +21,8 @@ pub struct Sizes {
     pub retry_bytes_max: i64,
     /// Dead-letter stream.
     pub dead_letter_bytes_max: i64,
+    /// Stream of events for later.
+    pub schedules_bytes_max: i64,
     /// Audit stream.
     pub audit_bytes_max: i64,
     /// Registry bucket.
@@ -46,6 +48,7 @@ impl Sizes {
             events_bytes_max: share(55, 1024 * MIB),
             retry_bytes_max: share(12, 256 * MIB),
             dead_letter_bytes_max: share(20, 512 * MIB),
+            schedules_bytes_max: share(2, 16 * MIB),
             audit_bytes_max: share(5, 64 * MIB),
             registry_bytes_max: share(3, 32 * MIB),
             replicas: 1,
@@ -98,6 +101,8 @@ pub fn streams(names: &Names, sizes: &Sizes, broker_bytes_max: usize) -> Vec<str
             allow_atomic_publish: true,
             allow_batch_publish: true,
             max_message_size: events_bytes_max,
+            // What is due comes by itself, whether anybody of us runs or not.
+            sources: Some(vec![due(names)]),
             ..base(names.events(), &format!("ab.{ns}.>"), sizes.events_bytes_max, "agentbus events, the history")
         },
         stream::Config {
@@ -106,8 +111,42 @@ pub fn streams(names: &Names, sizes: &Sizes, broker_bytes_max: usize) -> Vec<str
             ..base(names.retry(), &format!("abr.{ns}.>"), sizes.retry_bytes_max, "agentbus events waiting for a retry")
         },
         base(names.dead_letters(), &format!("abd.{ns}.>"), sizes.dead_letter_bytes_max, "agentbus dead letters"),
+        schedules(base(
+            names.schedules(),
+            &format!("abs.{ns}.>"),
+            sizes.schedules_bytes_max,
+            "agentbus events for later, written by the control plane",
+        )),
         base(names.audit(), &format!("aba.{ns}.>"), sizes.audit_bytes_max, "agentbus control-plane facts"),
     ]
+}
+
+/// Largest message of the stream of schedules: an event of the largest size there, with all headers.
+const SCHEDULE_BYTES_MAX: i32 = 64 * 1024;
+
+/// Message schedules force two things on a stream that no other has here. It pushes out the oldest when it is full: so the
+/// control plane, its only writer, stores no more than half of it, and of what a schedule fired it holds one message
+/// until the events stream has it. And it allows rollups: a second reason why nobody else may write there. What the events
+/// stream has taken goes; until then it stays.
+fn schedules(base: stream::Config) -> stream::Config {
+    stream::Config {
+        retention: stream::RetentionPolicy::WorkQueue,
+        discard: stream::DiscardPolicy::Old,
+        allow_rollup: true,
+        allow_message_schedules: true,
+        max_messages_per_subject: 1,
+        max_message_size: SCHEDULE_BYTES_MAX,
+        ..base
+    }
+}
+
+fn due(names: &Names) -> stream::Source {
+    let (source, destination) = subject::due_transform(names.namespace());
+    stream::Source {
+        name: names.schedules(),
+        subject_transforms: vec![stream::SubjectTransform { source, destination }],
+        ..Default::default()
+    }
 }
 
 /// Receipts are for looking at what happened lately.
@@ -209,8 +248,11 @@ mod tests {
     fn nothing_expires_and_nothing_is_pushed_out() {
         for stream in streams(&Names::new("default"), &Sizes::default(), BROKER_BYTES_MAX) {
             assert_eq!(stream.max_age, Duration::ZERO, "{}", stream.name);
-            assert_eq!(stream.discard, stream::DiscardPolicy::New, "{}", stream.name);
-            assert!(!stream.allow_rollup && !stream.allow_message_ttl, "{}", stream.name);
+            // The broker insists, for schedules; see there how it is kept from happening.
+            let forced = stream.name == "AB_default_SCHEDULES";
+            assert_eq!(stream.discard == stream::DiscardPolicy::New, !forced, "{}", stream.name);
+            assert_eq!(stream.allow_rollup, forced, "{}", stream.name);
+            assert!(!stream.allow_message_ttl, "{}", stream.name);
         }
     }
 
@@ -220,7 +262,7 @@ mod tests {
             let streams = streams(&Names::new("default"), &Sizes::default(), broker);
             streams.iter().map(|stream| stream.max_message_size).collect::<Vec<_>>()
         };
-        assert_eq!(limits(BROKER_BYTES_MAX), [1_040_384, 1_044_480, -1, -1]);
+        assert_eq!(limits(BROKER_BYTES_MAX), [1_040_384, 1_044_480, -1, 65_536, -1]);
         assert_eq!(limits(8 << 20)[0], 8_380_416);
         assert_eq!(limits(0)[0], 1, "never without a limit");
     }
@@ -232,6 +274,7 @@ mod tests {
             let sum = sizes.events_bytes_max
                 + sizes.retry_bytes_max
                 + sizes.dead_letter_bytes_max
+                + sizes.schedules_bytes_max
                 + sizes.audit_bytes_max
                 + sizes.registry_bytes_max;
             assert!(sum < quota, "{quota}: {sum}");

@@ -2,7 +2,10 @@
 //!
 //! Everything comes from headers first: a payload that is no event lists as well as any other.
 
+use std::time::SystemTime;
+
 use agentbus_nats::moves::{Class, Origin};
+use agentbus_nats::schedule::Occurrence;
 use agentbus_nats::{headers, subject::EventSubject};
 use agentbus_proto::{Address, EventHead};
 use async_nats::HeaderMap;
@@ -87,7 +90,11 @@ impl Stored {
         let (group, agent, class) = (token(), token(), token());
         let head = EventHead::decode(&self.payload).ok();
         let undecodable = head.is_none() || class == Class::Undecodable.as_str();
-        let head = head.filter(|_| !undecodable).unwrap_or_default();
+        let mut head = head.filter(|_| !undecodable).unwrap_or_default();
+        // What a schedule fired has an id of its own; a copy says so in a header, whenever it was stored.
+        if let Some(occurrence) = Occurrence::of(&self.headers, &self.subject, SystemTime::UNIX_EPOCH) {
+            occurrence.apply(&mut head);
+        }
         let origin = Origin::parse(self.header(headers::ORIGIN));
         let address = origin.as_ref().and_then(|origin| EventSubject::parse(&origin.subject));
         let stated = || head.to.as_ref().and_then(|to| Address::try_from(to).ok());

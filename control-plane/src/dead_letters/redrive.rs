@@ -235,6 +235,8 @@ fn copy(stored: &Stored, letter: &DeadLetter, namespace: &str, to: Target, plan:
         headers::TYPE,
         headers::CORRELATION,
         headers::ORIGIN,
+        headers::OCCURRENCE,
+        headers::TTL,
     ];
     for name in kept {
         if let Some(value) = stored.headers.get(name) {
