@@ -18,11 +18,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api;
+use crate::ask::Asks;
 use crate::control::Control;
 use crate::inbound::{self, Hub, hub::Parts};
 use crate::metrics::Metrics;
 use crate::outbound::Outbound;
 use crate::seal::Seal;
+use crate::standby;
 
 /// A running sidecar.
 pub struct Sidecar {
@@ -79,7 +81,7 @@ impl Sidecar {
 
         let grant = start.grant;
         let bus = connect.await?;
-        let metrics = Metrics::new();
+        let (metrics, replies, asking) = (Metrics::new(), bus.clone(), tracer.clone());
         let publisher = bus.publisher().clone();
         let outbound = Outbound::new(publisher.clone(), &grant, tracer.clone(), metrics.clone());
         let seal = Seal::new(&start.token);
@@ -99,10 +101,14 @@ impl Sidecar {
                 }
             }
         });
+        servers.spawn(standby::run(control.clone(), hub.clone(), stop.clone()));
         servers.spawn(watch_broker(bus, broker, stop.clone()));
         let local = |listener: &TcpListener| listener.local_addr().map_err(|error| cannot_bind("listener", &error));
         let (api_addr, admin_addr) = (local(&api_listener)?, local(&admin_listener)?);
-        let state = api::State { outbound, hub: hub.clone(), control, metrics: metrics.clone(), stop: stop.clone() };
+        let (out, held) = (outbound.clone(), control.clone());
+        let asks = Asks::start(replies, out, held, asking, &servers, stop.clone()).await?;
+        let state =
+            api::State { outbound, hub: hub.clone(), control, asks, metrics: metrics.clone(), stop: stop.clone() };
         let router = api::router(state, &start.token, api_addr.port());
         servers.spawn(serve::serve_tcp(api_listener, router.clone(), stop.clone()));
         if let Some(socket) = unix {

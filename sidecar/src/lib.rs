@@ -1,11 +1,12 @@
 //! The sidecar: the localhost edge between one agent process and the bus.
 //!
 //! `stdio` starts it beside an agent → `app` wires it → `api` is what the agent talks to → `outbound` publishes,
-//! `inbound` delivers and settles → `control` keeps its grant fresh. Nothing here knows how agents are spawned or what
-//! the control plane does with a request.
+//! `inbound` delivers and settles, `ask` waits for replies → `control` keeps its grant fresh. Nothing here knows how
+//! agents are spawned or what the control plane does with a request.
 
 pub mod api;
 pub mod app;
+pub mod ask;
 pub mod control;
 pub mod inbound;
 pub mod memory;
@@ -13,6 +14,7 @@ pub mod metrics;
 pub mod outbound;
 pub mod scope;
 pub mod seal;
+pub mod standby;
 pub mod stdio;
 
 pub use stdio::Args;

@@ -273,7 +273,8 @@ impl Outbound {
         stamp(event, &add)
     }
 
-    fn headers(&self, head: &EventHead, parent: &Parent, context: Context) -> HeaderMap {
+    /// What is told on the broker beside the event itself.
+    pub(crate) fn headers(&self, head: &EventHead, parent: &Parent, context: Context) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert(headers::name(headers::MSG_ID), self.seal(&head.id));
         headers.insert(headers::name(headers::TRACEPARENT), context.traceparent());

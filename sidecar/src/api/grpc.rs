@@ -17,8 +17,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{State, duration, publish_stream, receive, subscribe};
-use crate::inbound::{How, Settled, hub};
+use super::{State, ask, duration, publish_stream, receive, subscribe};
+use crate::inbound::{How, ReplyWith, Settled, hub};
 use crate::outbound::Parent;
 
 /// Answers of a publish stream waiting for the agent.
@@ -88,8 +88,12 @@ impl Sidecar for Service {
         Ok(Response::new(ReportResponse { next_within, pause: false, drain: self.state.hub.is_draining() }))
     }
 
-    async fn ask(&self, _request: Request<AskRequest>) -> Answer<Self::AskStream> {
-        Err(later("ask"))
+    async fn ask(&self, request: Request<AskRequest>) -> Answer<Self::AskStream> {
+        let parent = parent(request.metadata());
+        let pending = Box::pin(ask::open(&self.state, request.into_inner(), &parent)).await?;
+        let (tx, rx) = mpsc::channel(ask::REPLIES_MAX);
+        tokio::spawn(ask::feed(pending, tx));
+        Ok(Response::new(ReceiverStream::new(rx)))
     }
 
     async fn schedule(&self, _request: Request<ScheduleRequest>) -> Answer<ScheduleResponse> {
@@ -137,8 +141,18 @@ pub(super) fn how(request: SettleRequest) -> (String, Result<How, Fault>) {
             Some(by) => duration("by", by).map(|by| How::Extend { by }),
             None => Err(Fault::new(Code::InvalidEvent, "`extend` needs `by`, for example 30s")),
         },
-        Some(settle_request::How::Reply(_)) => Err(Fault::new(Code::InvalidEvent, "replies: not in this version")),
-        None => Err(Fault::new(Code::InvalidEvent, "a settle needs one of ack, nack, reject, extend")),
+        Some(settle_request::How::Reply(reply)) => {
+            let settle = |reply: agentbus_proto::sidecar::v1::ReplyWith| ReplyWith {
+                data: reply.data,
+                content_type: reply.content_type,
+                more: reply.more,
+                index: reply.index,
+                error_code: reply.error_code,
+                error_message: reply.error_message,
+            };
+            Ok(How::Reply(settle(reply)))
+        }
+        None => Err(Fault::new(Code::InvalidEvent, "a settle needs one of ack, nack, reject, extend, reply")),
     };
     (delivery_id, how)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use agentbus_proto::duration::Text;
-use agentbus_proto::json::{DeliveryJson, PublishAnswerJson, PublishJson};
+use agentbus_proto::json::{DeliveryJson, PublishAnswerJson, PublishJson, ReplyWithJson};
 use agentbus_proto::sidecar::v1::Subscription;
 use agentbus_proto::{Code, Fault, timestamp};
 use axum::extract::{Path, Request, State as Shared};
@@ -20,7 +20,7 @@ use serde_json::json;
 use super::body::{parse, parse_or_default, read};
 use super::problem::{Problem, other_method};
 use super::{State, receive};
-use crate::inbound::{How, hub};
+use crate::inbound::{How, ReplyWith, hub};
 use crate::outbound::{Parent, Wish};
 
 /// The description of this API, written by hand and checked by a test against the routes.
@@ -33,6 +33,7 @@ const WAIT_DEFAULT: Duration = Duration::from_secs(20);
 pub(super) fn router(state: State) -> Router {
     Router::new()
         .route("/v1/publish", post(publish))
+        .route("/v1/ask", post(super::ask::ask))
         .route("/v1/subscriptions", post(subscribe))
         .route("/v1/receive", post(receive_events))
         .route("/v1/deliveries/{id}/{verb}", post(settle))
@@ -167,8 +168,9 @@ async fn settle(Shared(state): Shared<State>, Path((id, verb)): Path<(String, St
         }
         "reject" => How::Reject { reason: parse_or_default::<RejectBody>(&body)?.reason },
         "extend" => How::Extend { by: parse::<ExtendBody>(&body)?.by.0 },
+        "reply" => How::Reply(reply(parse_or_default(&body)?)?),
         other => {
-            let why = format!("`{other}` is no settle verb: use ack, nack, reject or extend");
+            let why = format!("`{other}` is no settle verb: use ack, nack, reject, extend or reply");
             return Err(Fault::new(Code::UnknownDelivery, why).into());
         }
     };
@@ -182,6 +184,12 @@ async fn settle(Shared(state): Shared<State>, Path((id, verb)): Path<(String, St
         answer["deadline"] = json!(deadline);
     }
     Ok(Json(answer).into_response())
+}
+
+fn reply(body: ReplyWithJson) -> Result<ReplyWith, Fault> {
+    let (data, content_type) = body.content()?;
+    let ReplyWithJson { more, index, error_code, error_message, .. } = body;
+    Ok(ReplyWith { data, content_type, more, index, error_code, error_message })
 }
 
 fn emit(body: AckBody) -> Result<Vec<Bytes>, Fault> {
@@ -202,11 +210,11 @@ fn in_emit(index: usize, fault: Fault) -> Fault {
     Fault { message: format!("emit[{index}]: {}", fault.message), ..fault }
 }
 
-fn parent(headers: &HeaderMap) -> Parent {
+pub(super) fn parent(headers: &HeaderMap) -> Parent {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     Parent::from_headers(text("traceparent"), text("tracestate"))
 }
 
-async fn body(state: &State, request: Request) -> Result<Bytes, Fault> {
+pub(super) async fn body(state: &State, request: Request) -> Result<Bytes, Fault> {
     read(request, state.outbound.limits().event_bytes_max).await
 }

@@ -3,6 +3,7 @@
 //! `grpc` and `publish_stream`, `subscribe` serve the typed API; `http` the same verbs as JSON; `receive` is the long
 //! poll both share. Types are converted here and nowhere deeper.
 
+mod ask;
 mod body;
 mod door;
 mod grpc;
@@ -20,6 +21,7 @@ use axum::Router;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+use crate::ask::Asks;
 use crate::control::Control;
 use crate::inbound::Hub;
 use crate::metrics::Metrics;
@@ -37,6 +39,8 @@ pub struct State {
     pub hub: Hub,
     /// Joins groups.
     pub control: Control,
+    /// Asks of the agent.
+    pub asks: Asks,
     /// Counters.
     pub metrics: Metrics,
     /// Ends long streams when the listeners close.

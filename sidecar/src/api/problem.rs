@@ -13,8 +13,20 @@ const PROBLEM: &str = "application/problem+json";
 
 /// RFC 9457.
 pub(super) fn problem(fault: &Fault) -> Response {
+    respond(fault, fault.problem_json())
+}
+
+/// RFC 9457, with one more member.
+pub(super) fn problem_with(fault: &Fault, member: &str, value: &impl serde::Serialize) -> Response {
+    let mut problem = fault.problem_json();
+    // What cannot be written is left out: the problem itself matters more.
+    problem[member] = serde_json::to_value(value).unwrap_or_default();
+    respond(fault, problem)
+}
+
+fn respond(fault: &Fault, problem: serde_json::Value) -> Response {
     let status = StatusCode::from_u16(fault.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = (status, Json(fault.problem_json())).into_response();
+    let mut response = (status, Json(problem)).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM));
     if fault.code == Code::Unauthenticated {

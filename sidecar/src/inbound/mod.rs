@@ -1,7 +1,7 @@
 //! The way in: from the broker to the agent and back as an answer.
 //!
 //! `group` pulls by demand → `admit` decides what a message is → `table` holds it under a lease and hands it out by
-//! credit (`hand`) → `settle` takes the agent's answer → `moves` stores a retry or a dead letter before the broker is told.
+//! credit (`hand`) → `settle` takes the agent's answer (`reply` one to an ask) → `moves` stores a retry or a dead letter before the broker is told.
 //! `hub` owns all of it. Deciding (`admit`, `table`) takes time as an argument and does nothing by itself.
 
 pub mod admit;
@@ -9,9 +9,11 @@ mod group;
 mod hand;
 pub mod hub;
 mod moves;
+mod reply;
 mod settle;
 pub mod table;
 
 pub use hub::{Hub, Options};
+pub use reply::ReplyWith;
 pub use settle::{How, Settled};
 pub use table::{Gone, Outgoing};

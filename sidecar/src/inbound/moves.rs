@@ -150,7 +150,9 @@ impl Hub {
         span.attr(semconv::ERROR_TYPE, class.as_str());
         let stored =
             self.park(&held.key.group, &held.incoming, held.fresh.attempt, class, cause, Some(span.context())).await;
-        stored.inspect_err(|fault| fail(&mut span, fault))
+        stored.inspect_err(|fault| fail(&mut span, fault))?;
+        self.reply_dead(held, class, cause).await;
+        Ok(())
     }
 
     /// Stores a dead letter and acks the message; on failure nothing is acked.

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use super::admit::DELAY_MAX;
 use super::hub::Hub;
 use super::moves::{Moved, to_park};
+use super::reply::ReplyWith;
 use super::table::{Held, Missing};
 use crate::memory::{Source, Verdict};
 use crate::outbound::{Cause, Parent, fail};
@@ -42,6 +43,8 @@ pub enum How {
         /// From now.
         by: Duration,
     },
+    /// A reply to the asker; done with the last one.
+    Reply(ReplyWith),
 }
 
 /// The answer to a settle.
@@ -131,6 +134,19 @@ impl Hub {
             How::Ack { emit } => self.emit(&held, emit).await.map(|settled| (settled, Verdict::Acked, "acked")),
             How::Nack { retry_after, reason } => Ok(self.nack(&held, retry_after, &reason).await),
             How::Reject { reason } => self.reject(&held, &reason).await,
+            How::Reply(reply) if reply.more => {
+                let replied = self.reply(&held, reply).await?;
+                if !replied.emitted.is_empty() {
+                    self.table().replied(id);
+                }
+                drop(guard);
+                // A word to the asker is a sign of life.
+                return self
+                    .extend(id, held.fresh.ack_deadline)
+                    .await
+                    .map(|more| Settled { deadline: more.deadline, ..replied });
+            }
+            How::Reply(reply) => self.reply(&held, reply).await.map(|settled| (settled, Verdict::Acked, "acked")),
             How::Extend { .. } => return Ok(Settled::default()),
         };
         let (settled, verdict, outcome) = result?;
@@ -198,7 +214,7 @@ impl Hub {
         };
         let verdict = self.table().memory.verdict(&key).cloned();
         match (verdict, how) {
-            (Some(Verdict::Acked), How::Ack { .. }) => {
+            (Some(Verdict::Acked), How::Ack { .. } | How::Reply(_)) => {
                 let emitted = self.table().memory.emitted(&key).map(|emitted| emitted.to_vec()).unwrap_or_default();
                 Ok(Settled { emitted, deadline: None })
             }
@@ -218,6 +234,10 @@ impl Hub {
     /// left to the broker: it delivers again.
     async fn orphan(&self, receipt: &Receipt, key: crate::memory::Key, how: &How) -> Result<Settled, Fault> {
         let answer = match how {
+            How::Reply(_) => {
+                let why = "the sidecar was replaced and no longer knows the ask: it comes again, reply to it then";
+                return Err(Fault::new(Code::LeaseLost, why));
+            }
             How::Ack { emit } if !emit.is_empty() => {
                 let why = "the sidecar was replaced: publish the outputs with ids of their own, then ack without emit";
                 return Err(Fault::new(Code::LeaseLost, why));

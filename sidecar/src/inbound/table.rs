@@ -3,7 +3,7 @@
 //! A delivery waits in its group's queue until a subscriber has credit, is then *out* until it is settled, and is
 //! *settling* while a retry or dead letter is being stored. All of them are extended at the broker.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -70,9 +70,20 @@ pub struct Held {
     pub span: Option<Span>,
     /// That span's place in the trace.
     pub context: Option<Context>,
+    /// Replies stored so far, if it is an ask.
+    pub replied: Replied,
     state: State,
     taken: Instant,
     extended: Instant,
+}
+
+/// How far a delivery's replies are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replied {
+    /// Place of the next one.
+    pub next: u32,
+    /// The broker's delivery count when the delivery was taken in: stays when its lease is renewed by another one.
+    pub delivered: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -151,6 +162,8 @@ pub struct Table {
     pub memory: Memory,
     /// No new work.
     pub draining: bool,
+    /// Groups nothing is asked for: inboxes of agents that are not away.
+    pub closed: BTreeSet<String>,
     /// The agent is being stopped on purpose.
     pub agent_stopping: bool,
 }
@@ -177,6 +190,7 @@ impl Table {
             next_subscriber: 1,
             memory: Memory::new(memory_entries_max),
             draining: false,
+            closed: BTreeSet::new(),
             agent_stopping: false,
         }
     }
@@ -204,7 +218,7 @@ impl Table {
     /// How many more deliveries of a group can be taken: what its subscribers have credit for, less what waits for them.
     /// What an answered poll holds is nobody's credit any more: the agent asks again when it can take more.
     pub fn demand(&self, group: &str) -> usize {
-        if self.draining {
+        if self.draining || self.closed.contains(group) {
             return 0;
         }
         let reads = |subscriber: &&Subscriber| subscriber.groups.iter().any(|name| &**name == group);
@@ -304,8 +318,10 @@ impl Table {
         self.by_key.insert(key.clone(), id.clone());
         *self.counts.entry(name.clone()).or_default() += 1;
         self.ready.entry(name).or_default().push_back(id.clone());
+        let replied = Replied { next: 0, delivered: incoming.receipt.delivered };
         let held = Held {
             incoming,
+            replied,
             fresh,
             key,
             group,
@@ -379,6 +395,13 @@ impl Table {
             State::Waiting => return Err(Missing::Unknown),
         }
         Ok(held)
+    }
+
+    /// One more reply of a delivery is stored.
+    pub fn replied(&mut self, id: &str) {
+        if let Some(held) = self.held.get_mut(id) {
+            held.replied.next = held.replied.next.saturating_add(1);
+        }
     }
 
     /// Ends a settle: with a verdict the delivery is removed, without one it is out again.
