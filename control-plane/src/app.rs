@@ -26,6 +26,7 @@ use crate::grants::Grants;
 use crate::keeper::Keeper;
 use crate::reconcile::Health;
 use crate::spec::Project;
+use crate::standby::Standby;
 use crate::status::InstanceStatus;
 use crate::supervise::{self, Door, Supervisor};
 use crate::trimmer::{Alarms, Space, Trimmer};
@@ -86,13 +87,15 @@ impl ControlPlane {
         // Whoever stops waiting for this start leaves nothing behind.
         let unfinished = stop.clone().drop_guard();
         let alarms = start_trimmer(&tasks, &options, &base, &grants, &audit);
-        start_responder(&tasks, &base, &grants, keeper, &alarms).await?;
+        let standby = Standby::new(&options.project);
+        start_responder(&tasks, &base, &grants, keeper, &alarms, &standby).await?;
         tasks.spawn("audit", OnFailure::Log, endless(audit_service.run(base.publisher.clone(), stop.clone())));
         let (poke, (health_tx, health)) = (Arc::new(Notify::new()), watch::channel(None));
         tasks.spawn("reconciler", OnFailure::Log, endless(reconciler.run(poke.clone(), health_tx, stop.clone())));
 
         let supervisor = if options.spawn { Some(supervise(&options, &grants, audit)?) } else { None };
         let instances = supervisor.as_ref().map_or_else(|| watch::channel(Vec::new()).1, Supervisor::instances);
+        standby.follow(instances.clone());
         let follow = base.registry.clone().follow(instances.clone(), stop.clone());
         tasks.spawn("registry", OnFailure::Log, endless(follow));
         let api_url = format!("http://{}", listener.local_addr().unwrap_or(options.listen));
@@ -173,8 +176,10 @@ async fn start_responder(
     grants: &Arc<Grants>,
     keeper: Arc<Keeper>,
     alarms: &Alarms,
+    standby: &Arc<Standby>,
 ) -> Result<(), Fault> {
     let mut verbs = Verbs::new();
+    verbs.insert("standby", Arc::clone(standby) as _);
     verbs.insert("space", Arc::new(Space { alarms: alarms.clone() }));
     let responder = Responder {
         bus: Arc::clone(&base.bus),

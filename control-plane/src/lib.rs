@@ -26,6 +26,7 @@ pub mod reconcile;
 pub mod registry;
 pub mod runner;
 pub mod spec;
+pub mod standby;
 pub mod status;
 pub mod supervise;
 pub mod trimmer;

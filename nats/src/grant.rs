@@ -287,6 +287,13 @@ impl ControlReply {
     }
 }
 
+/// The control plane's answer to the verb `standby`, which sidecars ask that are a fallback.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandbyAnswer {
+    /// Agents that are away and whose own events the asking agent is to take now.
+    pub take: Vec<String>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

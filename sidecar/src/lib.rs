@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod outbound;
 pub mod scope;
 pub mod seal;
+pub mod spool;
 pub mod standby;
 pub mod stdio;
 

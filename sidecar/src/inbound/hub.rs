@@ -1,6 +1,6 @@
 //! The owner of everything inbound: the table, the group loops, the clock tick, and the way to the broker.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -24,6 +24,7 @@ use crate::memory::{Key, Source};
 use crate::metrics::Metrics;
 use crate::outbound::Outbound;
 use crate::seal::Seal;
+use crate::standby;
 
 /// Moves and answers under way at once.
 const COMMANDS_MAX: usize = 256;
@@ -125,6 +126,8 @@ impl Hub {
     pub fn renew(&self, grant: &Grant) {
         *self.inner.secrets.write().unwrap_or_else(PoisonError::into_inner) = grant.group_secrets.clone();
         let mut groups = self.groups();
+        let others = standby::inboxes(grant).into_iter().filter(|name| !groups.contains_key(name.as_str()));
+        self.table().closed.extend(others);
         groups.retain(|name, running| {
             let stays = grant.groups.iter().any(|group| *group.name == **name);
             if !stays {
@@ -146,6 +149,12 @@ impl Hub {
             self.inner.loops.spawn(group::keep(self.clone(), grant.clone(), poke.clone(), stop.clone()));
             groups.insert(name, Running { grant, poke, stop });
         }
+    }
+
+    /// Asks nothing for these groups from now on, and for all others again.
+    pub fn close(&self, groups: &BTreeSet<String>) {
+        self.table().closed.clone_from(groups);
+        self.after_all();
     }
 
     /// Names of the declared groups: what an agent gets that names none.
