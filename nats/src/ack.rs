@@ -85,6 +85,12 @@ pub async fn answer(client: &Client, subject: &Subject, answer: Answer) {
     }
 }
 
+/// Starts the ack wait anew; false when the broker did not say so within 2 s.
+pub async fn renewed(client: &Client, subject: &Subject) -> bool {
+    let asked = client.request(subject.clone(), Answer::Progress.payload());
+    matches!(tokio::time::timeout(2 * SEND_WAIT, asked).await, Ok(Ok(_)))
+}
+
 /// Acks and waits until the broker says so; false when it did not within 2 s. For what must never come twice.
 pub async fn confirmed(client: &Client, subject: &Subject) -> bool {
     let asked = client.request(subject.clone(), Answer::Ack.payload());

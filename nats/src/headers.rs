@@ -65,6 +65,8 @@ pub const CRON: &str = "Ab-Cron";
 pub const TTL: &str = "Ab-Ttl";
 /// On a copy of what a schedule fired: `<event id> <milliseconds since the Unix epoch>`, see `schedule`.
 pub const OCCURRENCE: &str = "Ab-Occurrence";
+/// Which pin a message of a pinned consumer was sent under; the next request names it.
+pub(crate) const PIN_ID: &str = "Nats-Pin-Id";
 /// Most messages of one batch a pull may return.
 pub(crate) const PENDING_MESSAGES: &str = "Nats-Pending-Messages";
 

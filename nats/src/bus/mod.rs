@@ -22,6 +22,7 @@ use crate::ack::Answer;
 use crate::connect::{State, Violation};
 use crate::publisher::{Message, Publisher, Stored};
 use crate::pull::Pull;
+use crate::pull::slices::Slices;
 use crate::read::{Page, Query, Record};
 
 mod facts;
@@ -110,8 +111,34 @@ pub trait Bus: Send + Sync + 'static {
     /// Pulls from a durable consumer; asks for nothing yet.
     async fn pull(&self, stream: &str, consumer: &str) -> Result<Pull, Fault>;
 
+    /// Pulls from several consumers of a stream, each asked by itself. `pin_timeout`: where one sidecar at a time is pinned,
+    /// after how long without a request another one is.
+    async fn slices(
+        &self,
+        stream: &str,
+        consumers: Vec<String>,
+        _pin_timeout: Option<Duration>,
+    ) -> Result<Slices, Fault> {
+        let mut pulls = Vec::with_capacity(consumers.len());
+        for consumer in &consumers {
+            pulls.push(self.pull(stream, consumer).await?);
+        }
+        Ok(Slices::each(pulls))
+    }
+
     /// Answers a delivery by the subject of its receipt. Not confirmed: a lost answer leads to another delivery.
     async fn answer(&self, receipt: &Subject, answer: Answer);
+
+    /// Starts the ack wait of a delivery anew; false when the bus did not say so within 2 s.
+    async fn renewed(&self, receipt: &Subject) -> bool {
+        self.answer(receipt, Answer::Progress).await;
+        true
+    }
+
+    /// Which run of the bus this is: another one may have forgotten what it had handed out last.
+    fn run_id(&self) -> String {
+        String::new()
+    }
 
     /// Acks and waits until the bus says so; false when it did not within 2 s. For what must never come twice.
     async fn confirmed(&self, receipt: &Subject) -> bool;

@@ -9,6 +9,7 @@ use crate::ack::Receipt;
 use crate::connect::Link;
 
 mod jetstream;
+pub mod slices;
 
 /// One message from the broker.
 #[derive(Debug, Clone)]

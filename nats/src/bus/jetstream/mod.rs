@@ -16,6 +16,7 @@ use crate::ack::{self, Answer};
 use crate::connect::{self, Link, State, Violation};
 use crate::publisher::{self, Message, Publisher, Stored};
 use crate::pull::Pull;
+use crate::pull::slices::{self, Slices};
 use crate::read::{self, Page, Query, Record};
 
 mod assets;
@@ -118,6 +119,23 @@ impl Bus for JetStream {
 
     async fn pull(&self, stream: &str, consumer: &str) -> Result<Pull, Fault> {
         Pull::open(&self.link, stream, consumer).await
+    }
+
+    async fn slices(
+        &self,
+        stream: &str,
+        consumers: Vec<String>,
+        pin_timeout: Option<Duration>,
+    ) -> Result<Slices, Fault> {
+        Ok(Slices::jetstream(slices::JetStream::open(&self.link, stream, consumers, pin_timeout).await?))
+    }
+
+    async fn renewed(&self, receipt: &Subject) -> bool {
+        ack::renewed(&self.link.client, receipt).await
+    }
+
+    fn run_id(&self) -> String {
+        self.link.client.server_info().server_id
     }
 
     async fn answer(&self, receipt: &Subject, answer: Answer) {
