@@ -22,9 +22,11 @@ use crate::audit::Audit;
 use crate::base::{self, Base};
 use crate::control::{Responder, Verbs};
 use crate::dead_letters::redrive_secret;
+use crate::events::{self, Events};
 use crate::grants::Grants;
 use crate::keeper::Keeper;
 use crate::reconcile::Health;
+use crate::schedules::{self, Schedules};
 use crate::spec::Project;
 use crate::standby::Standby;
 use crate::status::InstanceStatus;
@@ -88,7 +90,10 @@ impl ControlPlane {
         let unfinished = stop.clone().drop_guard();
         let alarms = start_trimmer(&tasks, &options, &base, &grants, &audit);
         let standby = Standby::new(&options.project);
-        start_responder(&tasks, &base, &grants, keeper, &alarms, &standby).await?;
+        let events = Events::new(Arc::clone(&base.bus), base.names.clone(), Arc::clone(&grants), options.sizes);
+        let events = Arc::new(events);
+        let verbs = verbs(&options, &base, &grants, &alarms, &standby, &events)?;
+        start_responder(&tasks, &base, &grants, keeper, verbs).await?;
         tasks.spawn("audit", OnFailure::Log, endless(audit_service.run(base.publisher.clone(), stop.clone())));
         let (poke, (health_tx, health)) = (Arc::new(Notify::new()), watch::channel(None));
         tasks.spawn("reconciler", OnFailure::Log, endless(reconciler.run(poke.clone(), health_tx, stop.clone())));
@@ -96,10 +101,11 @@ impl ControlPlane {
         let supervisor = if options.spawn { Some(supervise(&options, &grants, audit)?) } else { None };
         let instances = supervisor.as_ref().map_or_else(|| watch::channel(Vec::new()).1, Supervisor::instances);
         standby.follow(instances.clone());
+        events.follow(instances.clone());
         let follow = base.registry.clone().follow(instances.clone(), stop.clone());
         tasks.spawn("registry", OnFailure::Log, endless(follow));
         let api_url = format!("http://{}", listener.local_addr().unwrap_or(options.listen));
-        let router = api::router(api_state(&options, base, &grants, instances.clone(), alarms)?);
+        let router = api::router(api_state(&options, base, &grants, instances.clone(), alarms, events)?);
         tasks.spawn("api", OnFailure::Log, endless(serve::serve_tcp(listener, router, stop)));
         unfinished.disarm();
         Ok(Self { api_url, instances, health, poke, supervisor, services })
@@ -170,17 +176,31 @@ fn start_trimmer(tasks: &Tasks, options: &Options, base: &Base, grants: &Arc<Gra
     alarms
 }
 
+/// What sidecars may ask beside their grants.
+fn verbs(
+    options: &Options,
+    base: &Base,
+    grants: &Arc<Grants>,
+    alarms: &Alarms,
+    standby: &Arc<Standby>,
+    events: &Arc<Events>,
+) -> Result<Verbs, Fault> {
+    let mut verbs = Verbs::new();
+    verbs.extend(events::verbs(events));
+    verbs.insert("standby", Arc::clone(standby) as _);
+    verbs.insert("space", Arc::new(Space { alarms: alarms.clone() }));
+    let secret = schedules::secret(&options.authority)?;
+    verbs.extend(Schedules::new(Arc::clone(&base.bus), base.names.clone(), Arc::clone(grants), secret).verbs());
+    Ok(verbs)
+}
+
 async fn start_responder(
     tasks: &Tasks,
     base: &Base,
     grants: &Arc<Grants>,
     keeper: Arc<Keeper>,
-    alarms: &Alarms,
-    standby: &Arc<Standby>,
+    verbs: Verbs,
 ) -> Result<(), Fault> {
-    let mut verbs = Verbs::new();
-    verbs.insert("standby", Arc::clone(standby) as _);
-    verbs.insert("space", Arc::new(Space { alarms: alarms.clone() }));
     let responder = Responder {
         bus: Arc::clone(&base.bus),
         names: base.names.clone(),
@@ -213,6 +233,7 @@ fn api_state(
     grants: &Arc<Grants>,
     instances: watch::Receiver<Vec<InstanceStatus>>,
     alarms: Alarms,
+    events: Arc<Events>,
 ) -> Result<ApiState, Fault> {
     let grants = Arc::clone(grants);
     Ok(ApiState {
@@ -220,6 +241,7 @@ fn api_state(
         names: base.names,
         sizes: options.sizes,
         token: options.api_token.clone(),
+        events,
         redrive_secret: redrive_secret(&options.authority)?,
         instances,
         alarms,

@@ -39,6 +39,11 @@ const HANDLING_MAX: Duration = Duration::from_secs(4);
 pub trait Verb: Send + Sync {
     /// The answer to `agent`, whose name the broker has checked; `request` is the JSON it sent. Must end within 4 s.
     async fn answer(&self, agent: &str, request: &[u8]) -> Result<serde_json::Value, Fault>;
+
+    /// Answered at once, beside what the agent has asked before: for what ends without waiting for anything.
+    fn out_of_turn(&self) -> bool {
+        false
+    }
 }
 
 /// The verbs beside `renew` and `subscribe`, by name.
@@ -122,7 +127,11 @@ impl Desk {
         let desk = Arc::clone(self);
         under_way.spawn(async move {
             let handled = async {
-                let _turn = place.turn().await;
+                let verb = desk.responder.verbs.get(asked.verb.as_str());
+                let _turn = match verb.is_some_and(|verb| verb.out_of_turn()) {
+                    true => None,
+                    false => Some(place.turn().await),
+                };
                 desk.handle(&asked.agent, &asked.verb, &asked.payload).await
             };
             let late = || Fault::new(Code::BrokerDown, "the broker did not answer the control plane in time");

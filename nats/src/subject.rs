@@ -203,6 +203,11 @@ fn request(request_id: &str) -> String {
     digest
 }
 
+/// All events of a namespace.
+pub fn events(namespace: &str) -> String {
+    format!("ab.{namespace}.>")
+}
+
 /// Where a group's failed events wait.
 pub fn retry(namespace: &str, group: &str, agent: &str) -> String {
     format!("abr.{namespace}.{group}.{agent}")

@@ -8,6 +8,9 @@
 //! GET  /v1/dead-letters/groups       counts by group, class and cause
 //! GET  /v1/dead-letters/{seq}        one in full
 //! POST /v1/dead-letters/redrive      see `dead_letters::Request`
+//! GET  /v1/events                    ?from_seq&since&last&pattern&limit&wait_ms: what is stored, and what comes
+//! GET  /v1/events/{id}               where one event is, for every group
+//! GET  /v1/chains/{id}               a whole chain, by its correlation id or the id of one of its events
 //! GET  /v1/streams/plan              what applying would do
 //! POST /v1/streams/apply             make the streams as the table says
 //! ```
@@ -18,6 +21,7 @@ mod answers;
 mod auth;
 mod dead_letters;
 mod errors;
+mod events;
 mod router;
 mod streams;
 mod system;

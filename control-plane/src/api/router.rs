@@ -13,8 +13,9 @@ use axum::routing::{get, post};
 use tokio::sync::watch;
 
 use super::errors::Problem;
-use super::{auth, dead_letters, streams, system};
+use super::{auth, dead_letters, events, streams, system};
 use crate::dead_letters::DeadLetters;
+use crate::events::Events;
 use crate::status::InstanceStatus;
 use crate::trimmer::Alarms;
 
@@ -31,6 +32,8 @@ pub struct ApiState {
     pub sizes: Sizes,
     /// What callers must show. Empty: nobody gets in.
     pub token: String,
+    /// Answers questions about events.
+    pub events: Arc<Events>,
     /// Seals the ids of redrives, see [`crate::dead_letters::redrive_secret`].
     pub redrive_secret: String,
     /// What runs.
@@ -58,6 +61,9 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/dead-letters/groups", get(dead_letters::causes))
         .route("/v1/dead-letters/redrive", post(dead_letters::redrive))
         .route("/v1/dead-letters/{seq}", get(dead_letters::show))
+        .route("/v1/events", get(events::list))
+        .route("/v1/events/{*id}", get(events::show))
+        .route("/v1/chains/{*id}", get(events::chain))
         .route("/v1/streams/plan", get(streams::plan))
         .route("/v1/streams/apply", post(streams::apply))
         .fallback(nothing)

@@ -27,6 +27,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::*;
 use crate::dead_letters::{Causes, Outcome, Page, Refusal, Report, Shown};
+use crate::events::Events;
+use crate::grants::{Common, Grants};
+use crate::groups::Groups;
 use crate::status::{InstanceState, InstanceStatus, SystemStatus};
 
 const ORIGIN: &str = "ab.default.n.list.topic.-.notes.created";
@@ -98,6 +101,7 @@ impl Bench {
             names: self.names.clone(),
             sizes: sizes(),
             token: "secret".into(),
+            events: Arc::new(Events::new(self.bus.clone(), self.names.clone(), grants(), sizes())),
             redrive_secret: "redrive".into(),
             instances,
             alarms: watch::channel(Vec::new()).1,
@@ -113,6 +117,12 @@ impl Bench {
     async fn message(&self, stream: &str, seq: u64) -> StreamMessage {
         self.context.get_stream(stream).await.unwrap().get_raw_message(seq).await.unwrap()
     }
+}
+
+/// Nobody is declared.
+fn grants() -> Arc<Grants> {
+    let common = Common { namespace: "default".into(), servers: vec![], event_bytes_max: 1000 };
+    Arc::new(Grants::new(Arc::new(Authority::generate("default")), common, Groups::default()))
 }
 
 fn sizes() -> Sizes {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use agentbus_nats::bus::{Bus, StreamInfo};
 use agentbus_nats::identity::Authority;
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-use super::facts::{Facts, REDRIVEN};
+use super::facts::{Facts, REDRIVEN, Redriven};
 use super::filter::{Filter, Matcher};
 use super::letter::{DeadLetter, Stored};
 
@@ -149,6 +150,13 @@ impl DeadLetters {
             payload_base64: STANDARD.encode(&stored.payload),
             letter,
         })
+    }
+
+    /// Whether the letter of this number that was stored then has been redriven.
+    pub(crate) async fn redriven(&self, seq: u64, stored: SystemTime) -> Result<Option<Redriven>, Fault> {
+        let mut facts = self.facts.lock().await;
+        self.refresh(&mut facts).await?;
+        Ok(facts.of(seq, &rfc3339(stored)))
     }
 
     pub(super) async fn get(&self, seq: u64) -> Result<Stored, Fault> {
