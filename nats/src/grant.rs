@@ -47,6 +47,9 @@ pub struct Grant {
     /// What the agent may use.
     #[serde(default)]
     pub limits: AgentLimits,
+    /// When a destination or the agent itself is left alone for a while; none = never.
+    #[serde(default)]
+    pub breaker: Option<BreakerPolicy>,
 }
 
 /// Declared addresses of a namespace.
@@ -228,8 +231,46 @@ pub enum AgentLife {
     Stopped,
 }
 
+/// When an agent's spool is told to last.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fsync {
+    /// Before each answer; events that come together share one fsync.
+    #[default]
+    Always,
+    /// Every 100 ms; an answer waits for it.
+    Interval,
+    /// When the system likes: a killed sidecar loses nothing, a machine that loses power may.
+    Never,
+}
+
+/// Where events wait while the broker is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpoolOptions {
+    /// Most bytes on disk.
+    pub bytes_max: u64,
+    /// When they last.
+    #[serde(default)]
+    pub fsync: Fsync,
+}
+
+/// When a destination that keeps failing is left alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BreakerPolicy {
+    /// So many failures in a row open it.
+    pub failures: u32,
+    /// After this long one is tried, in milliseconds.
+    pub open_ms: u64,
+}
+
+impl Default for BreakerPolicy {
+    fn default() -> Self {
+        Self { failures: 5, open_ms: 60_000 }
+    }
+}
+
 /// How a sidecar is to run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Start {
     /// What it may do.
     pub grant: Grant,
@@ -245,6 +286,12 @@ pub struct Start {
     /// How long a drain may take, in milliseconds.
     #[serde(default = "default_drain_ms")]
     pub drain_ms: u64,
+    /// A private folder of this instance alone that survives its restarts; none = nothing is kept on disk.
+    #[serde(default)]
+    pub state: Option<String>,
+    /// Keep events on disk while the broker is away, in that folder; none = refuse them then.
+    #[serde(default)]
+    pub spool: Option<SpoolOptions>,
 }
 
 fn default_drain_ms() -> u64 {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use agentbus_nats::bus::{Bus, JetStream};
 use agentbus_nats::connect::{self, Identity};
-use agentbus_nats::grant::Start;
+use agentbus_nats::grant::{SpoolOptions, Start};
 use agentbus_nats::subject;
 use agentbus_proto::{Code, Fault};
 use agentbus_runtime::admin::{self, Admin};
@@ -20,10 +20,12 @@ use tokio_util::task::TaskTracker;
 use crate::api;
 use crate::ask::Asks;
 use crate::control::Control;
+use crate::full::Full;
 use crate::inbound::{self, Hub, hub::Parts};
 use crate::metrics::Metrics;
 use crate::outbound::Outbound;
 use crate::seal::Seal;
+use crate::spool::{self, Spool};
 use crate::standby;
 
 /// A running sidecar.
@@ -40,6 +42,8 @@ pub struct Sidecar {
     pub drain_requested: CancellationToken,
     /// Cancelled when the token has expired: only a new start helps.
     pub expired: CancellationToken,
+    bus: Arc<dyn Bus>,
+    spool: Option<Spool>,
     grace: Duration,
     stop: CancellationToken,
     servers: TaskTracker,
@@ -83,7 +87,9 @@ impl Sidecar {
         let bus = connect.await?;
         let (metrics, replies, asking) = (Metrics::new(), bus.clone(), tracer.clone());
         let publisher = bus.publisher().clone();
-        let outbound = Outbound::new(publisher.clone(), &grant, tracer.clone(), metrics.clone());
+        let spool = open_spool(start.state.as_deref(), start.spool, &metrics)?;
+        let outbound = Outbound::new(publisher.clone(), &grant, tracer.clone(), metrics.clone(), spool.clone());
+        outbound.explain_full(Full::new(bus.clone(), &grant.namespace, &grant.agent));
         let seal = Seal::new(&start.token);
         let parts =
             Parts { bus: bus.clone(), publisher, outbound: outbound.clone(), seal, tracer, metrics: metrics.clone() };
@@ -102,7 +108,11 @@ impl Sidecar {
             }
         });
         servers.spawn(standby::run(control.clone(), hub.clone(), stop.clone()));
-        servers.spawn(watch_broker(bus, broker, stop.clone()));
+        if let Some(spool) = &spool {
+            servers.spawn(spool::drain::watch(spool.clone(), bus.clone(), stop.clone()));
+            servers.spawn(spool::drain::run(spool.clone(), bus.clone(), stop.clone()));
+        }
+        servers.spawn(watch_broker(bus.clone(), broker, stop.clone()));
         let local = |listener: &TcpListener| listener.local_addr().map_err(|error| cannot_bind("listener", &error));
         let (api_addr, admin_addr) = (local(&api_listener)?, local(&admin_listener)?);
         let (out, held) = (outbound.clone(), control.clone());
@@ -125,6 +135,8 @@ impl Sidecar {
             hub,
             drain_requested,
             expired,
+            bus,
+            spool,
             grace: Duration::from_millis(start.drain_ms),
             stop,
             servers,
@@ -132,15 +144,29 @@ impl Sidecar {
     }
 
     /// Stops in order: no new deliveries → the agent finishes or its deliveries are given back → acks are flushed → the
-    /// listeners close. Publishes are taken until the listeners close.
+    /// spool is sent, if the broker is there → the listeners close. Publishes are taken until the listeners close; what is
+    /// left in the spool stays for the next run.
     pub async fn drain(self) {
         self.hub.drain(self.grace).await;
+        if let Some(spool) = self.spool.filter(|_| self.bus.is_up()) {
+            spool.empty(self.grace).await;
+        }
         self.stop.cancel();
         self.servers.close();
         if tokio::time::timeout(self.grace, self.servers.wait()).await.is_err() {
             tracing::warn!("connections cut at the end of the drain");
         }
     }
+}
+
+/// The spool of this instance, if it is to have one.
+fn open_spool(state: Option<&str>, options: Option<SpoolOptions>, metrics: &Metrics) -> Result<Option<Spool>, Fault> {
+    let Some(options) = options else { return Ok(None) };
+    let Some(state) = state else {
+        let why = "a spool needs a folder of the instance's own that survives its restarts (`state`)";
+        return Err(Fault::new(Code::BadConfig, why));
+    };
+    Spool::open(&Path::new(state).join("spool"), &options, metrics.clone()).map(Some)
 }
 
 async fn bind(address: &str) -> Result<TcpListener, Fault> {

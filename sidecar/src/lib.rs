@@ -8,6 +8,7 @@ pub mod api;
 pub mod app;
 pub mod ask;
 pub mod control;
+pub mod full;
 pub mod inbound;
 pub mod memory;
 pub mod metrics;

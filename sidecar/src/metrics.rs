@@ -67,6 +67,12 @@ pub struct Metrics {
     pub broker_connected: Gauge,
     /// Requests refused before they reached a handler.
     pub refused: Family<Outcome, Counter>,
+    /// Events that wait on disk for the broker.
+    pub spool_events: Gauge,
+    /// Their size on disk, refused ones included.
+    pub spool_bytes: Gauge,
+    /// Events of the spool that were refused for good.
+    pub spool_refused: Gauge,
     /// Bytes of undelivered events held, for the memory bound.
     pub held_bytes: Gauge<i64, std::sync::atomic::AtomicI64>,
 }
@@ -91,6 +97,9 @@ impl Metrics {
             in_flight: Gauge::default(),
             broker_connected: Gauge::default(),
             refused: Family::default(),
+            spool_events: Gauge::default(),
+            spool_bytes: Gauge::default(),
+            spool_refused: Gauge::default(),
             held_bytes: Gauge::default(),
         };
         // The encoder appends `_total` to counters and the unit to histograms.
@@ -107,6 +116,11 @@ impl Metrics {
         registry.register("in_flight", "Deliveries held by this sidecar", metrics.in_flight.clone());
         registry.register("broker_connected", "1 while connected to the broker", metrics.broker_connected.clone());
         registry.register("refused", "Requests refused at the door", metrics.refused.clone());
+        registry.register("spool_events", "Events that wait on disk for the broker", metrics.spool_events.clone());
+        let spooled = metrics.spool_bytes.clone();
+        registry.register_with_unit("spool", "Size of the spool on disk", Unit::Bytes, spooled);
+        let refused = metrics.spool_refused.clone();
+        registry.register("spool_refused", "Events of the spool that were refused for good", refused);
         registry.register_with_unit("held", "Events held by this sidecar", Unit::Bytes, metrics.held_bytes.clone());
         Self { registry: Arc::new(registry), ..metrics }
     }

@@ -3,7 +3,7 @@
 //! Check → stamp → scope → subject and headers → publish → PubAck. The payload is passed through as bytes; only its
 //! head is decoded (see `agentbus_proto::head`).
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use agentbus_nats::grant::Grant;
@@ -17,8 +17,13 @@ use async_nats::HeaderMap;
 use bytes::Bytes;
 use prost::encoding::{DecodeContext, WireType, decode_key, skip_field};
 
+use crate::full::Full;
 use crate::metrics::Metrics;
 use crate::scope::Scope;
+use crate::spool::{self, Spool, Ticket};
+
+/// How long an ack with outputs waits for the spool to be empty.
+const SPOOL_WAIT: Duration = Duration::from_secs(2);
 
 /// The trace an event belongs to, as the agent told it.
 #[derive(Debug, Clone, Default)]
@@ -82,6 +87,18 @@ struct Inner {
     scope: RwLock<Arc<Scope>>,
     tracer: Tracer,
     metrics: Metrics,
+    spool: Option<Spool>,
+    /// Set once: says why a full stream is full.
+    full: OnceLock<Full>,
+}
+
+/// Where an accepted event is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kept {
+    /// The broker has it.
+    Broker(Stored),
+    /// It waits on disk for the broker.
+    Spool,
 }
 
 /// An event that may be sent.
@@ -92,19 +109,22 @@ pub struct Checked {
     since: Instant,
 }
 
-/// An event on its way to the broker.
+/// An event on its way to the broker, or into the spool.
 pub struct Sent {
     /// The event's id, given or made.
     pub id: String,
-    pending: Pending,
+    /// None = it was not sent: it is in the spool.
+    pending: Option<Pending>,
+    /// Its place, for an agent with a spool.
+    ticket: Option<Ticket>,
     span: Span,
     since: Instant,
     outbound: Outbound,
 }
 
 impl Outbound {
-    /// Publishes under the grant's name and limits.
-    pub fn new(publisher: Publisher, grant: &Grant, tracer: Tracer, metrics: Metrics) -> Self {
+    /// Publishes under the grant's name and limits; into `spool` while the broker is away.
+    pub fn new(publisher: Publisher, grant: &Grant, tracer: Tracer, metrics: Metrics, spool: Option<Spool>) -> Self {
         let limits = Limits { event_bytes_max: grant.event_bytes_max, ..Limits::default() };
         let inner = Inner {
             publisher,
@@ -115,8 +135,22 @@ impl Outbound {
             scope: RwLock::new(Arc::new(Scope::new(grant))),
             tracer,
             metrics,
+            spool,
+            full: OnceLock::new(),
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// From now on agents that hear of a full stream hear why it is.
+    pub fn explain_full(&self, full: Full) {
+        let _ = self.inner.full.set(full);
+    }
+
+    fn explained(&self, fault: Fault) -> Fault {
+        match self.inner.full.get() {
+            Some(full) => full.explain(fault),
+            None => fault,
+        }
     }
 
     /// The limits that events are checked against.
@@ -129,7 +163,7 @@ impl Outbound {
         *self.inner.scope.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Scope::new(grant));
     }
 
-    /// Checks an event and hands it to the broker's connection, in call order. Await [`Sent::stored`] for the outcome.
+    /// Checks an event and hands it to the broker's connection, in call order, or to the spool. Await [`Sent::outcome`].
     pub async fn send(
         &self,
         event: Bytes,
@@ -137,7 +171,42 @@ impl Outbound {
         parent: &Parent,
         cause: Option<&Cause>,
     ) -> Result<Sent, Fault> {
-        self.send_checked(self.check(event, wish, parent, cause)?).await
+        let checked = self.check(event, wish, parent, cause)?;
+        match &self.inner.spool {
+            None => self.send_checked(checked).await,
+            Some(spool) => self.send_or_keep(spool, checked).await,
+        }
+    }
+
+    async fn send_or_keep(&self, spool: &Spool, checked: Checked) -> Result<Sent, Fault> {
+        let Checked { id, message, mut span, since } = checked;
+        let refused = |span: &mut Span, fault: Fault| {
+            self.inner.metrics.publish(fault.code.as_str());
+            fail(span, &fault);
+            fault
+        };
+        let mut ticket = spool.enter(&id, &message).map_err(|fault| refused(&mut span, fault))?;
+        let mut sent = Sent { id, pending: None, ticket: None, span, since, outbound: self.clone() };
+        if !ticket.is_behind() {
+            tokio::select! {
+                biased;
+                // Moved while it waited for the connection: the answer is here already.
+                kept = ticket.kept() => {
+                    kept.map_err(|fault| refused(&mut sent.span, fault))?;
+                    ticket = Ticket::ready();
+                }
+                handed = self.inner.publisher.send(message) => match handed {
+                    Ok(pending) => {
+                        ticket.sent();
+                        sent.pending = Some(pending);
+                    }
+                    Err(fault) if spool::is_away(&fault) => spool.broker_away(),
+                    Err(fault) => return Err(refused(&mut sent.span, fault)),
+                },
+            }
+        }
+        sent.ticket = Some(ticket);
+        Ok(sent)
     }
 
     /// Checks an event and fills in what is missing, sends nothing: so that of several either all go or none.
@@ -152,11 +221,13 @@ impl Outbound {
         result.inspect_err(|fault| self.inner.metrics.publish(fault.code.as_str()))
     }
 
-    /// Hands a checked event to the broker's connection, in call order.
+    /// Hands a checked event to the broker's connection, in call order; never to the spool. Await [`Sent::stored`].
     pub async fn send_checked(&self, checked: Checked) -> Result<Sent, Fault> {
         let Checked { id, message, mut span, since } = checked;
         match self.inner.publisher.send(message).await {
-            Ok(pending) => Ok(Sent { id, pending, span, since, outbound: self.clone() }),
+            Ok(pending) => {
+                Ok(Sent { id, pending: Some(pending), ticket: None, span, since, outbound: self.clone() })
+            }
             Err(fault) => {
                 self.inner.metrics.publish(fault.code.as_str());
                 fail(&mut span, &fault);
@@ -165,8 +236,14 @@ impl Outbound {
         }
     }
 
-    /// Stores checked events all together or not at all.
+    /// Stores checked events all together or not at all; behind what waits in the spool.
     pub async fn store_all(&self, checked: Vec<Checked>) -> Result<Vec<(String, Stored)>, Fault> {
+        if let Some(spool) = &self.inner.spool
+            && !spool.empty(SPOOL_WAIT).await
+        {
+            let why = "the broker is away, or what waits in the spool is stored first: settle again in a moment";
+            return Err(Fault::new(Code::BrokerDown, why).with_retry_after(Duration::from_secs(1)));
+        }
         let (mut rest, mut messages) = (Vec::with_capacity(checked.len()), Vec::with_capacity(checked.len()));
         for Checked { id, message, span, since } in checked {
             rest.push((id, span, since));
@@ -313,19 +390,33 @@ impl Outbound {
 }
 
 impl Sent {
-    /// Waits for the PubAck.
+    /// Waits for the PubAck of an event that does not go to the spool.
     pub async fn stored(mut self) -> Result<(String, Stored), Fault> {
-        self.outcome().await
+        match self.outcome().await? {
+            (id, Kept::Broker(stored)) => Ok((id, stored)),
+            (_, Kept::Spool) => Err(Fault::new(Code::BrokerDown, "the broker is away; the event waits in the spool")),
+        }
     }
 
-    /// The same, cancel-safe: may be called again until it has given the outcome, once.
-    pub async fn outcome(&mut self) -> Result<(String, Stored), Fault> {
-        match self.pending.outcome().await {
-            Ok(stored) => {
+    /// Waits until the event is stored, or lasts in the spool. Cancel-safe: may be called again until it has given the
+    /// outcome, once.
+    pub async fn outcome(&mut self) -> Result<(String, Kept), Fault> {
+        let outcome = match (&mut self.pending, &mut self.ticket) {
+            (Some(pending), None) => pending.outcome().await.map(Kept::Broker),
+            _ => self.kept().await,
+        };
+        match outcome {
+            Ok(Kept::Broker(stored)) => {
                 let stored = self.outbound.noted(&mut self.span, self.since, stored);
-                Ok((std::mem::take(&mut self.id), stored))
+                Ok((std::mem::take(&mut self.id), Kept::Broker(stored)))
+            }
+            Ok(Kept::Spool) => {
+                self.outbound.inner.metrics.publish("spooled");
+                self.span.attr("agentbus.stored", "spool");
+                Ok((std::mem::take(&mut self.id), Kept::Spool))
             }
             Err(fault) => {
+                let fault = self.outbound.explained(fault);
                 let metrics = &self.outbound.inner.metrics;
                 metrics.publish_seconds.observe(self.since.elapsed().as_secs_f64());
                 metrics.publish(fault.code.as_str());
@@ -334,6 +425,43 @@ impl Sent {
             }
         }
     }
+
+    /// The outcome for an agent with a spool: whichever has the event in the end.
+    async fn kept(&mut self) -> Result<Kept, Fault> {
+        let Some(ticket) = &mut self.ticket else {
+            return Err(Fault::new(Code::OutcomeUnknown, "the event is on no way; publish it again with the same id"));
+        };
+        if let Some(pending) = &mut self.pending {
+            let answered = tokio::select! {
+                biased;
+                kept = ticket.kept() => return kept.map(|()| Kept::Spool).map_err(unanswered),
+                answered = pending.outcome() => answered,
+            };
+            self.pending = None;
+            match answered {
+                // It may have moved in this very moment; then the spool's word counts, and the broker drops the copy.
+                Ok(stored) if ticket.answered() => return Ok(Kept::Broker(stored)),
+                Ok(_) => {}
+                Err(fault) if spool::is_away(&fault) => {
+                    if let Some(spool) = &self.outbound.inner.spool {
+                        spool.broker_away();
+                    }
+                }
+                Err(fault) => {
+                    ticket.answered();
+                    return Err(fault);
+                }
+            }
+            return ticket.kept().await.map(|()| Kept::Spool).map_err(unanswered);
+        }
+        ticket.kept().await.map(|()| Kept::Spool)
+    }
+}
+
+/// The spool has no room for an event that was sent before: the broker may have it.
+fn unanswered(fault: Fault) -> Fault {
+    let why = format!("no answer from the broker, so the event may be stored; {}", fault.message);
+    Fault::new(Code::OutcomeUnknown, why)
 }
 
 /// The head skips the payload without a look at its wire type; a receiver that decodes the whole event would fail on it.

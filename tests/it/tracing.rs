@@ -49,6 +49,7 @@ impl Traced {
             admin: "127.0.0.1:0".to_owned(),
             unix: None,
             drain_ms: 5000,
+            ..Start::default()
         };
         say(&mut stdin, &ToSidecar::Start(Box::new(start))).await;
         let FromSidecar::Ready { url, .. } = line(&mut stdout).await else { panic!("not ready") };

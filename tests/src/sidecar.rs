@@ -3,7 +3,9 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use agentbus_nats::grant::{AgentLife, FromSidecar, GroupGrant, Start, ToSidecar};
+use agentbus_nats::grant::{
+    AgentLife, AgentLimits, BreakerPolicy, FromSidecar, GroupGrant, SpoolOptions, Start, ToSidecar,
+};
 use bytes::Bytes;
 use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -33,6 +35,14 @@ pub struct Member<'a> {
     pub otlp: Option<&'a str>,
     /// Path of a unix socket.
     pub unix: Option<&'a str>,
+    /// Its own folder.
+    pub state: Option<&'a str>,
+    /// Keep events there while the broker is away.
+    pub spool: Option<SpoolOptions>,
+    /// What it may use.
+    pub limits: AgentLimits,
+    /// When it leaves a destination alone.
+    pub breaker: Option<BreakerPolicy>,
     /// Broker address, `host:port`, when it is not the broker's own: that of a proxy.
     pub server: Option<&'a str>,
 }
@@ -75,6 +85,7 @@ impl SidecarProcess {
         let token =
             if member.token.is_empty() { format!("token-of-{}", member.agent) } else { member.token.to_owned() };
         let mut grant = broker.grant(member.agent, instance, &public_key, member.groups, member.publish);
+        (grant.limits, grant.breaker) = (member.limits.clone(), member.breaker);
         if let Some(server) = member.server {
             grant.servers = vec![format!("nats://{server}")];
         }
@@ -85,6 +96,8 @@ impl SidecarProcess {
             admin: "127.0.0.1:0".to_owned(),
             unix: member.unix.map(str::to_owned),
             drain_ms: 5000,
+            state: member.state.map(str::to_owned),
+            spool: member.spool,
         };
         say(&mut stdin, &ToSidecar::Start(Box::new(start))).await;
         match line(&mut stdout).await {

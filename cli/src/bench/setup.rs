@@ -144,6 +144,7 @@ impl Bus {
             admin: "127.0.0.1:0".to_owned(),
             unix: None,
             drain_ms: 1000,
+            ..Start::default()
         };
         tell(&mut stdin, &ToSidecar::Start(Box::new(start))).await?;
         let url = match hear(&mut stdout).await? {

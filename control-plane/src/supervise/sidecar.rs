@@ -192,6 +192,7 @@ impl<'p> Run<'p> {
             admin: addresses.admin,
             unix: socket(self.place, &self.job.instance),
             drain_ms: u64::try_from(self.place.drain.as_millis()).unwrap_or(u64::MAX),
+            ..Start::default()
         };
         self.tell(&ToSidecar::Start(Box::new(start))).await;
     }

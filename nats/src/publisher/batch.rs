@@ -34,11 +34,7 @@ enum Tried {
 
 /// Stores all or none; `None` = the broker knows some of the ids already, so settle them one by one. The error is
 /// `OUTCOME_UNKNOWN` when nothing was heard until the end.
-pub(super) async fn store(
-    link: &Link,
-    options: &Options,
-    messages: &[Message],
-) -> Result<Option<Vec<Stored>>, Fault> {
+pub(super) async fn store(link: &Link, options: &Options, messages: &[Message]) -> Result<Option<Vec<Stored>>, Fault> {
     if messages.len() > BATCH_MESSAGES_MAX {
         let why = format!("{} events at once; at most {BATCH_MESSAGES_MAX} are stored together", messages.len());
         return Err(Fault::new(Code::InvalidEvent, why));

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use agentbus_proto::{Code, Fault};
-use async_nats::{HeaderMap, StatusCode};
+use async_nats::StatusCode;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::Deserialize;
@@ -22,7 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Message, Options, Stored, batch};
+use super::{Message, Options, Stored, batch, pack, unpack};
 use crate::connect::Link;
 
 /// How often messages without an answer are looked at.
@@ -241,23 +241,6 @@ impl Drop for Pending {
     }
 }
 
-/// Headers as lines of name, colon, value. Neither side can contain a line end, and no name a colon.
-fn pack(headers: &HeaderMap) -> String {
-    let mut packed = String::with_capacity(256);
-    for (name, values) in headers.iter() {
-        for value in values {
-            packed.extend([name.as_ref(), ":", value.as_str(), "\n"]);
-        }
-    }
-    packed
-}
-
-fn unpack(packed: &str) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    packed.lines().filter_map(|line| line.split_once(':')).for_each(|(name, value)| headers.append(name, value));
-    headers
-}
-
 fn slow() -> Fault {
     Fault::new(Code::RateLimited, "the broker is slower than the events that come; nothing of this one was sent")
         .with_retry_after(Duration::from_secs(1))
@@ -433,15 +416,5 @@ mod tests {
         );
         assert!(matches!(refused, Verdict::Refused(10077, fault) if fault.code == Code::StreamFull));
         assert!(matches!(answer(b"{}"), Verdict::Unreadable(fault) if fault.code == Code::OutcomeUnknown));
-    }
-
-    #[test]
-    fn packed_headers_are_the_same_headers() {
-        let mut headers = HeaderMap::new();
-        headers.insert("Nats-Msg-Id", "a/b:c");
-        headers.insert("Ab-Cause", "");
-        headers.append("X", "1");
-        headers.append("X", " 2: ");
-        assert_eq!(unpack(&pack(&headers)), headers);
     }
 }

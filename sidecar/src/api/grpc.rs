@@ -19,7 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{State, ask, duration, publish_stream, receive, subscribe};
 use crate::inbound::{How, ReplyWith, Settled, hub};
-use crate::outbound::Parent;
+use crate::outbound::{Kept, Parent};
 
 /// Answers of a publish stream waiting for the agent.
 const ANSWERS_MAX: usize = 1024;
@@ -50,7 +50,7 @@ impl Sidecar for Service {
         let parent = parent(request.metadata());
         let request = request.into_inner();
         let reference = request.r#ref;
-        let stored = publish_stream::publish(&self.state.outbound, &parent, request).await?.stored().await?;
+        let stored = publish_stream::publish(&self.state.outbound, &parent, request).await?.outcome().await?;
         Ok(Response::new(publish_stream::respond(reference, Ok(stored))))
     }
 
@@ -159,6 +159,6 @@ pub(super) fn how(request: SettleRequest) -> (String, Result<How, Fault>) {
 
 /// The answer to a settle.
 pub(super) fn settled(delivery_id: String, done: Settled) -> SettleResponse {
-    let emitted = done.emitted.into_iter().map(|stored| publish_stream::respond(0, Ok(stored))).collect();
+    let emitted = done.emitted.into_iter().map(|(id, stored)| publish_stream::respond(0, Ok((id, Kept::Broker(stored))))).collect();
     SettleResponse { delivery_id, emitted, deadline: done.deadline.map(Into::into), failure: None }
 }

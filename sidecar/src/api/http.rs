@@ -8,7 +8,7 @@ use agentbus_proto::json::{DeliveryJson, PublishAnswerJson, PublishJson, ReplyWi
 use agentbus_proto::sidecar::v1::Subscription;
 use agentbus_proto::{Code, Fault, timestamp};
 use axum::extract::{Path, Request, State as Shared};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -21,7 +21,7 @@ use super::body::{parse, parse_or_default, read};
 use super::problem::{Problem, other_method};
 use super::{State, receive};
 use crate::inbound::{How, ReplyWith, hub};
-use crate::outbound::{Parent, Wish};
+use crate::outbound::{Kept, Parent, Wish};
 
 /// The description of this API, written by hand and checked by a test against the routes.
 const OPENAPI: &str = include_str!("openapi.json");
@@ -54,9 +54,20 @@ async fn publish(Shared(state): Shared<State>, headers: HeaderMap, request: Requ
     let park = json.park;
     let (event, ttl) = json.into_event()?;
     let parent = parent(&headers);
-    let sent = state.outbound.send(event.encode_to_vec().into(), Wish { ttl, park }, &parent, None).await?;
-    let (id, stored) = sent.stored().await?;
-    Ok(Json(stored_json(id, stored)).into_response())
+    let mut sent = state.outbound.send(event.encode_to_vec().into(), Wish { ttl, park }, &parent, None).await?;
+    Ok(match sent.outcome().await? {
+        (id, Kept::Broker(stored)) => Json(stored_json(id, stored)).into_response(),
+        (id, Kept::Spool) => {
+            let answer = PublishAnswerJson {
+                id,
+                stored: "spool".to_owned(),
+                stream: String::new(),
+                seq: None,
+                duplicate: None,
+            };
+            (StatusCode::ACCEPTED, Json(answer)).into_response()
+        }
+    })
 }
 
 fn stored_json(id: String, stored: agentbus_nats::publisher::Stored) -> PublishAnswerJson {

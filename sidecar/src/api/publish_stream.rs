@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
 use super::State;
-use crate::outbound::{Outbound, Parent, Sent, Wish};
+use crate::outbound::{Kept, Outbound, Parent, Sent, Wish};
 
 /// Events of one stream without an answer yet. Full = the agent is not read from: back-pressure.
 const WINDOW: usize = 4096;
@@ -79,10 +79,13 @@ pub(super) async fn publish(outbound: &Outbound, parent: &Parent, request: Publi
 /// The answer to one publish.
 pub(super) fn respond(
     reference: u64,
-    outcome: Result<(String, agentbus_nats::publisher::Stored), Fault>,
+    outcome: Result<(String, Kept), Fault>,
 ) -> PublishResponse {
     match outcome {
-        Ok((id, stored)) => PublishResponse {
+        Ok((id, Kept::Spool)) => {
+            PublishResponse { id, r#ref: reference, stored: Stored::Spool.into(), ..Default::default() }
+        }
+        Ok((id, Kept::Broker(stored))) => PublishResponse {
             id,
             r#ref: reference,
             stored: Stored::Broker.into(),

@@ -1,0 +1,128 @@
+//! Sends what waits in the spool, in order, as soon as the broker is there; and notices when it goes away.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentbus_nats::bus::Bus;
+use agentbus_nats::connect::State;
+use agentbus_nats::publisher::Publisher;
+use agentbus_proto::Fault;
+use agentbus_runtime::backoff::Backoff;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::Spool;
+use super::record::Record;
+use super::writer::Order;
+
+/// A connection that is gone for this long is an outage: shorter ones are none to the agent.
+const AWAY_AFTER: Duration = Duration::from_secs(2);
+/// Between two looks when nothing tells that there is something to do.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Between two tries when the broker does not take what is first in line: a full stream, a stream without leader.
+const BACKOFF: Backoff =
+    Backoff { initial: Duration::from_millis(100), max: Duration::from_secs(5), factor: 2.0, jitter: 0.2 };
+
+/// Moves what is under way into the spool when the connection stays away.
+pub async fn watch(spool: Spool, bus: Arc<dyn Bus>, stop: CancellationToken) {
+    let mut state = bus.state();
+    let work = async {
+        while state.wait_for(|state| matches!(state, State::Down(_))).await.is_ok() {
+            if bus.up(AWAY_AFTER).await.is_err() {
+                spool.broker_away();
+                if state.wait_for(|state| matches!(state, State::Up(_))).await.is_err() {
+                    return;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = work => {}
+    }
+}
+
+/// Runs until stopped.
+pub async fn run(spool: Spool, bus: Arc<dyn Bus>, stop: CancellationToken) {
+    let work = async {
+        let mut failures = 0;
+        loop {
+            let changed = spool.shared.changed.notified();
+            if spool.counts().events == 0 || !bus.is_up() {
+                let _ = tokio::time::timeout(LOOK_EVERY, changed).await;
+                continue;
+            }
+            match round(&spool, bus.publisher()).await {
+                Ok(()) => failures = 0,
+                Err(fault) => {
+                    failures += 1;
+                    tracing::warn!(%fault, events = spool.counts().events, "the spool waits");
+                    tokio::time::sleep(BACKOFF.delay(failures, rand::random())).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = work => {}
+    }
+}
+
+/// Sends the first records. The error says why the first of those that are left must wait.
+async fn round(spool: &Spool, publisher: &Publisher) -> Result<(), Fault> {
+    let records = read(spool).await;
+    if records.is_empty() {
+        // What is counted is still on its way to the disk, or the disk cannot be read.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        return Ok(());
+    }
+    let (mut stored, mut refused, mut stuck) = (Vec::new(), Vec::new(), None);
+    let mut under_way = Vec::with_capacity(records.len());
+    for (index, record) in records {
+        match publisher.send(record.message.clone()).await {
+            Ok(pending) => under_way.push((index, record, pending)),
+            Err(fault) if fault.code.retryable() => {
+                stuck = Some(fault);
+                break;
+            }
+            Err(fault) => refused.push((index, record, fault)),
+        }
+    }
+    for (index, record, pending) in under_way {
+        match pending.stored().await {
+            Ok(_) => stored.push(index),
+            Err(fault) if fault.code.retryable() => stuck = stuck.or(Some(fault)),
+            Err(fault) => refused.push((index, record, fault)),
+        }
+    }
+    note(spool, stored, refused).await;
+    stuck.map_or(Ok(()), Err)
+}
+
+async fn read(spool: &Spool) -> Vec<(u64, Record)> {
+    let (answer, records) = oneshot::channel();
+    if !order(spool, Order::Read(answer)).await {
+        return Vec::new();
+    }
+    records.await.unwrap_or_default()
+}
+
+async fn note(spool: &Spool, stored: Vec<u64>, refused: Vec<(u64, Record, Fault)>) {
+    let (answer, noted) = oneshot::channel();
+    if order(spool, Order::Done { stored, refused, answer }).await {
+        let _ = noted.await;
+    }
+}
+
+/// Hands an order over; waits while the writer is busy. False when it is gone.
+async fn order(spool: &Spool, mut order: Order) -> bool {
+    use std::sync::mpsc::TrySendError;
+    loop {
+        match spool.orders.try_send(order) {
+            Ok(()) => return true,
+            Err(TrySendError::Disconnected(_)) => return false,
+            Err(TrySendError::Full(back)) => order = back,
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
