@@ -26,6 +26,7 @@ use crate::events::{self, Events};
 use crate::grants::Grants;
 use crate::keeper::Keeper;
 use crate::reconcile::Health;
+use crate::resolve::{self, Resolver};
 use crate::schedules::{self, Schedules};
 use crate::spec::Project;
 use crate::standby::Standby;
@@ -92,7 +93,9 @@ impl ControlPlane {
         let standby = Standby::new(&options.project);
         let events = Events::new(Arc::clone(&base.bus), base.names.clone(), Arc::clone(&grants), options.sizes);
         let events = Arc::new(events);
-        let verbs = verbs(&options, &base, &grants, &alarms, &standby, &events)?;
+        let resolver = Resolver::new(Arc::clone(&base.bus), base.names.clone(), Arc::clone(&grants));
+        let mut verbs = verbs(&options, &base, &grants, &alarms, &standby, &events)?;
+        verbs.extend(resolve::verbs(&resolver));
         start_responder(&tasks, &base, &grants, keeper, verbs).await?;
         tasks.spawn("audit", OnFailure::Log, endless(audit_service.run(base.publisher.clone(), stop.clone())));
         let (poke, (health_tx, health)) = (Arc::new(Notify::new()), watch::channel(None));
@@ -101,6 +104,7 @@ impl ControlPlane {
         let supervisor = if options.spawn { Some(supervise(&options, &grants, audit)?) } else { None };
         let instances = supervisor.as_ref().map_or_else(|| watch::channel(Vec::new()).1, Supervisor::instances);
         standby.follow(instances.clone());
+        resolver.follow(instances.clone());
         events.follow(instances.clone());
         let follow = base.registry.clone().follow(instances.clone(), stop.clone());
         tasks.spawn("registry", OnFailure::Log, endless(follow));

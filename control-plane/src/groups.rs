@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 use agentbus_nats::grant::{Directory, GroupGrant, Policy};
 use agentbus_nats::names::Names;
-use agentbus_nats::pattern;
+use agentbus_nats::pattern::{self, Pattern};
 use agentbus_proto::{Address, Code, Fault, name};
 
 use crate::addresses;
@@ -72,6 +72,20 @@ impl Groups {
     pub fn of(&self, agent: &str) -> Vec<GroupGrant> {
         let member = self.members.get(agent);
         member.map(|member| member.declared.iter().chain(&member.joined).cloned().collect()).unwrap_or_default()
+    }
+
+    /// The groups that read an address, each with its members.
+    pub fn readers(&self, to: &Address) -> Vec<(String, Vec<String>)> {
+        let reads = |group: &GroupGrant| {
+            group.patterns.iter().any(|text| Pattern::parse(text).is_ok_and(|pattern| pattern.matches_address(to)))
+        };
+        let mut readers: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for (agent, member) in &self.members {
+            for group in member.declared.iter().chain(&member.joined).filter(|group| reads(group)) {
+                readers.entry(&group.name).or_default().push(agent.clone());
+            }
+        }
+        readers.into_iter().map(|(group, members)| (group.to_owned(), members)).collect()
     }
 
     /// All declared addresses.

@@ -3,7 +3,7 @@
 //! `spec` reads the project file, `authority` keeps the keys, `groups` decides who reads what, `grants` signs it and
 //! `control` hands it to sidecars that ask, each in its `turns`. `reconcile` keeps the broker as it should be, `keeper` the groups' consumers on
 //! it, `supervise` the processes,
-//! `registry` and `audit` write down what is and what was. `dead_letters` and `api` are what people ask. `runner` holds
+//! `registry` and `audit` write down what is and what was. `resolve` tells askers who serves, and what they missed. `dead_letters` and `api` are what people ask. `runner` holds
 //! programs that run beside a sidecar like any agent. `base` reaches the broker, `app` puts all of it together.
 //!
 //! Nothing here is on the way of an event: without the control plane events go on flowing.
@@ -25,6 +25,7 @@ pub mod groups;
 pub mod keeper;
 pub mod reconcile;
 pub mod registry;
+pub mod resolve;
 pub mod runner;
 pub mod schedules;
 pub mod spec;

@@ -54,12 +54,15 @@ pub enum Answerers {
 }
 
 impl Answerers {
-    /// An agent and who stands in for it; the members of a pool; anybody who reads a topic or a channel.
+    /// An agent and who stands in for it, directly or for another one that does; the members of a pool; anybody who reads a topic or a channel.
     pub fn of(to: &Address, directory: &Directory) -> Self {
         let Address::Agent(name) = to else { return Self::Anybody };
         let mut these = BTreeSet::from([name.clone()]);
         these.extend(directory.pools.get(name).into_iter().flatten().cloned());
-        these.extend(directory.agents.get(name).filter(|fallback| !fallback.is_empty()).cloned());
+        let mut next = directory.agents.get(name);
+        while let Some(fallback) = next.filter(|fallback| !fallback.is_empty() && these.insert((*fallback).clone())) {
+            next = directory.agents.get(fallback);
+        }
         Self::These(these)
     }
 

@@ -47,8 +47,9 @@ fn replies_are_heard_once_and_in_order_however_they_come() {
 
 #[test]
 fn only_who_was_asked_is_heard() {
+    let names = [("a", "spare"), ("spare", "last"), ("last", "a"), ("b", "")];
     let directory = Directory {
-        agents: [("a".to_owned(), "spare".to_owned()), ("b".to_owned(), String::new())].into(),
+        agents: names.map(|(name, fallback)| (name.to_owned(), fallback.to_owned())).into(),
         pools: [("p".to_owned(), vec!["b".to_owned(), "c".to_owned()])].into(),
         ..Directory::default()
     };
@@ -58,6 +59,7 @@ fn only_who_was_asked_is_heard() {
     };
     check("@a", "a", "0!");
     check("@a", "spare", "0!");
+    check("@a", "last", "0!");
     check("@a", "b", "Foreign");
     check("@b", "", "Foreign");
     check("@p", "b", "0!");
