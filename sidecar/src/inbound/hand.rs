@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use agentbus_nats::headers;
+use agentbus_nats::{headers, schedule};
 use agentbus_nats::moves::Origin;
 use agentbus_proto::Address;
 use agentbus_proto::sidecar::wire;
@@ -27,7 +27,7 @@ impl Hub {
         let context = self.open_spans(held, sent, stored_at, waited);
         wire::Delivery {
             delivery_id: id.to_owned(),
-            event: held.incoming.payload.clone(),
+            event: schedule::event(&held.incoming.headers, &held.incoming.subject, stored_at, &held.incoming.payload),
             attempt: held.fresh.attempt,
             max_attempts: held.fresh.attempts_max,
             group: held.key.group.to_string(),
