@@ -24,6 +24,7 @@ use crate::full::Full;
 use crate::inbound::{self, Hub, hub::Parts};
 use crate::metrics::Metrics;
 use crate::outbound::Outbound;
+use crate::query;
 use crate::seal::Seal;
 use crate::spool::{self, Spool};
 use crate::standby;
@@ -108,6 +109,7 @@ impl Sidecar {
             }
         });
         servers.spawn(standby::run(control.clone(), hub.clone(), stop.clone()));
+        servers.spawn(query::run(control.clone(), hub.clone(), stop.clone()));
         if let Some(spool) = &spool {
             servers.spawn(spool::drain::watch(spool.clone(), bus.clone(), stop.clone()));
             servers.spawn(spool::drain::run(spool.clone(), bus.clone(), stop.clone()));

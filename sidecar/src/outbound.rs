@@ -67,6 +67,8 @@ pub struct Cause {
     pub event_id: String,
     /// Its hops.
     pub hops: u32,
+    /// The delivery, for whoever asks later: see `headers::HANDLED`.
+    pub handled: String,
     /// Id for the emitted event, fixed by the delivery: a repeated settle emits the same ids.
     pub default_id: String,
 }
@@ -107,6 +109,13 @@ pub struct Checked {
     message: Message,
     span: Span,
     since: Instant,
+}
+
+impl Checked {
+    /// What would be stored.
+    pub fn message(&self) -> &Message {
+        &self.message
+    }
 }
 
 /// An event on its way to the broker, or into the spool.
@@ -302,7 +311,10 @@ impl Outbound {
         let part = part(&head.ordering_key);
         let subject = subject::event(&self.inner.namespace, lane, &self.inner.agent, part, &to, &head.r#type)?;
         let span = self.span(&to, &head, stamped.len(), parent);
-        let headers = self.headers(&head, parent, span.context());
+        let mut headers = self.headers(&head, parent, span.context());
+        if let Some(cause) = cause {
+            headers.insert(headers::name(headers::HANDLED), cause.handled.as_str());
+        }
         let message = Message { subject, headers, payload: stamped };
         Ok(Checked { id: head.id, message, span, since })
     }

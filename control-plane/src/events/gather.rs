@@ -100,7 +100,7 @@ impl Gather {
         let mut statuses = Vec::with_capacity(events.len());
         for (event, readings) in events.iter().zip(&readings) {
             let groups = readings.iter().map(|reading| {
-                let known = known(event, reading, &mut marks, &heard, others, &members);
+                let known = known(event, reading, readings, &mut marks, &heard, others, &members);
                 decide(&reading.group.name, &event.subject(), &known, now)
             });
             statuses.push(EventStatus {
@@ -200,6 +200,7 @@ fn matches(filter: &str, subject: &str) -> bool {
 fn known(
     event: &Taken,
     reading: &Reading<'_>,
+    all: &[Reading<'_>],
     marks: &mut Marks,
     heard: &Heard,
     others: &[Taken],
@@ -220,7 +221,7 @@ fn known(
         held: held.filter(|held| mine.is_some_and(|agents| agents.contains(&held.agent))).cloned().collect(),
         silent: silent.cloned().collect(),
         receipts: marks.receipts.remove(&key).unwrap_or_default(),
-        effects: others.iter().filter_map(|other| effect(event, other, group, members)).collect(),
+        effects: others.iter().filter_map(|other| effect(event, other, group, all, members)).collect(),
     }
 }
 
@@ -233,20 +234,22 @@ fn effect(
     event: &Taken,
     other: &Taken,
     group: &str,
+    all: &[Reading<'_>],
     members: &BTreeMap<String, BTreeSet<String>>,
 ) -> Option<Effect> {
     if other.head.causation_id.is_empty() || other.head.causation_id != event.head.id {
         return None;
     }
     let agent = other.head.source.clone();
-    let mine = members.get(group).is_some_and(|agents| agents.contains(&agent));
+    let is_in = |group: &str| members.get(group).is_some_and(|agents| agents.contains(&agent));
+    let mine = is_in(group);
     let handled = headers::get(Some(&other.record.headers), headers::HANDLED).and_then(handled);
     let (attempt, handed) = match handled {
         Some((of, attempt, handed)) if of == group && mine => (attempt, Some(handed)),
         Some(_) => return None,
         // Published on its own: only where the agent reads the event in no other group.
         None => {
-            let groups = members.values().filter(|agents| agents.contains(&agent)).count();
+            let groups = all.iter().filter(|reading| is_in(&reading.group.name)).count();
             if !mine || groups != 1 {
                 return None;
             }

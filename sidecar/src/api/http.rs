@@ -10,7 +10,7 @@ use agentbus_proto::{Code, Fault, timestamp};
 use axum::extract::{Path, Request, State as Shared};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
 use prost::Message;
@@ -19,7 +19,7 @@ use serde_json::json;
 
 use super::body::{parse, parse_or_default, read};
 use super::problem::{Problem, other_method};
-use super::{State, receive};
+use super::{State, receive, schedules, status};
 use crate::inbound::{How, ReplyWith, hub};
 use crate::outbound::{Kept, Parent, Wish};
 
@@ -37,6 +37,11 @@ pub(super) fn router(state: State) -> Router {
         .route("/v1/subscriptions", post(subscribe))
         .route("/v1/receive", post(receive_events))
         .route("/v1/deliveries/{id}/{verb}", post(settle))
+        .route("/v1/schedules", post(schedules::create))
+        .route("/v1/schedules", get(schedules::list))
+        .route("/v1/schedules/{id}", delete(schedules::cancel))
+        .route("/v1/events/{*id}", get(status::event))
+        .route("/v1/chains/{*id}", get(status::chain))
         .route("/openapi.json", get(openapi))
         .method_not_allowed_fallback(other_method)
         .with_state(state)

@@ -11,6 +11,8 @@ mod http;
 mod problem;
 mod publish_stream;
 mod receive;
+mod schedules;
+mod status;
 mod subscribe;
 
 use std::time::Duration;

@@ -23,6 +23,10 @@ fn routed() -> BTreeSet<(String, String)> {
 
 /// The settle verbs share a route and are described one by one.
 fn route_of(path: &str) -> String {
+    // The id of an event is the rest of the path.
+    if ["/v1/events/{id}", "/v1/chains/{id}"].contains(&path) {
+        return path.replace("{id}", "{*id}");
+    }
     match path.strip_prefix("/v1/deliveries/{delivery_id}/") {
         Some(_) => "/v1/deliveries/{id}/{verb}".to_owned(),
         None => path.to_owned(),
