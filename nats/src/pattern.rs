@@ -167,7 +167,7 @@ impl Pattern {
     }
 
     /// Whether some address matches both.
-    fn overlaps(&self, other: &Self) -> bool {
+    pub fn overlaps(&self, other: &Self) -> bool {
         if self.class != other.class {
             return false;
         }

@@ -2,10 +2,14 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod addresses;
+mod ask;
 mod delivery;
 mod dependencies;
 mod docs;
 mod edge;
+mod history;
+mod offline;
 mod pages;
 mod scope;
 mod skeleton;

@@ -30,7 +30,7 @@ pub(super) struct Look {
 /// Who reads.
 pub(super) struct Ours {
     pub readers: Vec<Reader>,
-    /// Groups that should, and have no consumer.
+    /// Groups that should, and lack a consumer.
     pub missing: Vec<String>,
 }
 
@@ -55,9 +55,10 @@ impl Look {
             }
         }
         self.firsts.retain(|name, _| readers.iter().any(|reader| reader.consumer == *name && reader.unsettled > 0));
-        let there: BTreeSet<&str> = readers.iter().map(|reader| reader.group.as_str()).collect();
-        let missing = groups.iter().map(|group| &group.name).filter(|name| !there.contains(name.as_str())).cloned();
-        Ok(Ours { missing: missing.collect(), readers })
+        let there: BTreeSet<&str> = readers.iter().map(|reader| reader.consumer.as_str()).collect();
+        let lacks = |group: &&GroupGrant| group.consumers().iter().any(|name| !there.contains(name.as_str()));
+        let missing = groups.iter().filter(lacks).map(|group| group.name.clone()).collect();
+        Ok(Ours { readers, missing })
     }
 
     async fn reader(

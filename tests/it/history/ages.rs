@@ -1,0 +1,66 @@
+//! Ages: of the namespace, of topics, of channels.
+
+use std::collections::BTreeSet;
+
+use agentbus_nats::subject::EventSubject;
+use agentbus_tests::wait::until;
+
+use super::world::{World, publish, small, take};
+
+async fn kept(world: &World) -> BTreeSet<String> {
+    let records = world.read(&world.broker.names.events()).await;
+    records.iter().filter_map(|record| EventSubject::parse(&record.subject)).map(|subject| subject.to.to_string()).collect()
+}
+
+fn set(addresses: &[&str]) -> BTreeSet<String> {
+    addresses.iter().map(|address| (*address).to_owned()).collect()
+}
+
+#[tokio::test]
+async fn events_are_kept_as_long_as_their_address_says_and_unread_ones_longer() {
+    let keys = "retention: {age: 2s}\nchannels: {ops: {retention: 1h}}\n\
+                topics: {'audit.>': {retention: 1h}, note.short: {retention: 1s}}\n";
+    let world = World::start(keys, small()).await;
+    let (_w, writer) = world.agent("writer").await;
+    world.broker.store("ab.default.n.writer.channel.-.ops.done.v1", "").await;
+    for (n, to) in (0..).zip(["audit.login", "other.made", "note.short", "note.made"]) {
+        publish(&writer, n..n + 1, to).await;
+    }
+    // `live` and `dead` have not read the notes.
+    until("other.made removed", || async {
+        let kept = kept(&world).await;
+        if kept.contains("other.made") { Err(kept) } else { Ok(()) }
+    })
+    .await;
+    assert_eq!(kept(&world).await, set(&["audit.login", "#ops", "note.short", "note.made"]));
+    for name in ["live", "dead"] {
+        let (_sidecar, agent) = world.agent(name).await;
+        assert_eq!(take(&agent, 2).await.len(), 2);
+        world.broker.settled(name).await;
+    }
+    until("notes removed", || async {
+        let kept = kept(&world).await;
+        if kept == set(&["audit.login", "#ops"]) { Ok(()) } else { Err(kept) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_nobody_reads_for_too_long_is_parked_and_then_goes_with_its_age() {
+    let world = World::start("retention: {age: 1s, lag: 2s}\n", small()).await;
+    let ((_w, writer), (_l, live)) = (world.agent("writer").await, world.agent("live").await);
+    publish(&writer, 0..3, "note.made").await;
+    assert_eq!(take(&live, 3).await.len(), 3);
+    until("letters", || async {
+        let letters = world.letters("dead").await;
+        if letters.len() == 3 { Ok(()) } else { Err(letters.len()) }
+    })
+    .await;
+    until("an empty stream", || async {
+        let kept = kept(&world).await;
+        if kept.is_empty() { Ok(()) } else { Err(kept) }
+    })
+    .await;
+    let told = world.facts("retention.lagging.v1").await;
+    assert!(told.iter().any(|fact| fact["group"] == "dead" && fact["why"] == "lags"), "{told:?}");
+}
