@@ -20,6 +20,8 @@ use crate::status::{InstanceState, InstanceStatus};
 
 /// How long an agent that is expected back may be missing.
 const AWAY_AFTER: Duration = Duration::from_secs(3);
+/// Who was missing is back when it has served this long: a program that dies right after each start is not.
+const BACK_AFTER: Duration = Duration::from_secs(1);
 
 /// The verb.
 pub struct Standby {
@@ -70,6 +72,8 @@ struct Presence {
 #[derive(Debug, Clone, Copy)]
 struct Missing {
     since: Instant,
+    /// Serves again since.
+    back: Option<Instant>,
     /// Nobody starts it again by itself.
     for_good: bool,
 }
@@ -83,14 +87,22 @@ impl Presence {
         self.missing.retain(|agent, _| agents.contains_key(agent.as_str()));
         for (agent, instances) in agents {
             if instances.iter().any(|one| serves(one)) {
-                self.missing.remove(agent);
+                self.serves(agent, now);
                 continue;
             }
             let for_good = instances.iter().all(|one| {
                 matches!(one.state, InstanceState::Crashlooping | InstanceState::Exited | InstanceState::Stopped)
             });
-            let entry = self.missing.entry(agent.to_owned()).or_insert(Missing { since: now, for_good });
-            entry.for_good = for_good;
+            let entry = self.missing.entry(agent.to_owned()).or_insert(Missing { since: now, back: None, for_good });
+            (entry.back, entry.for_good) = (None, for_good);
+        }
+    }
+
+    fn serves(&mut self, agent: &str, now: Instant) {
+        let Some(entry) = self.missing.get_mut(agent) else { return };
+        let back = *entry.back.get_or_insert(now);
+        if now.saturating_duration_since(back) >= BACK_AFTER {
+            self.missing.remove(agent);
         }
     }
 
@@ -131,7 +143,8 @@ mod tests {
         assert_eq!(standby.take("b", now), ["a"]);
         assert!(standby.take("c", now).is_empty() && standby.take("a", now).is_empty());
         tx.send_replace(vec![instance("a", Running), instance("b", Running)]);
-        assert!(standby.take("b", now).is_empty());
+        assert_eq!(standby.take("b", now), ["a"], "it may die at once");
+        assert!(standby.take("b", now + BACK_AFTER).is_empty());
     }
 
     #[test]
@@ -143,11 +156,17 @@ mod tests {
         tx.send_replace(vec![instance("a", Spawning), instance("b", Running)]);
         assert!(standby.take("b", now + AWAY_AFTER - Duration::from_millis(1)).is_empty());
         assert_eq!(standby.take("b", now + AWAY_AFTER), ["a"]);
+        // Back for a moment only: still away.
+        tx.send_replace(vec![instance("a", Running), instance("b", Running)]);
+        assert_eq!(standby.take("b", now + AWAY_AFTER), ["a"]);
+        tx.send_replace(vec![instance("a", Backoff), instance("b", Running)]);
+        assert_eq!(standby.take("b", now + AWAY_AFTER), ["a"]);
         // Back, and gone again: the time begins anew.
         tx.send_replace(vec![instance("a", Running), instance("b", Running)]);
-        assert!(standby.take("b", now + AWAY_AFTER).is_empty());
+        assert_eq!(standby.take("b", now + AWAY_AFTER), ["a"]);
+        assert!(standby.take("b", now + AWAY_AFTER + BACK_AFTER).is_empty());
         tx.send_replace(vec![instance("a", Backoff), instance("b", Running)]);
-        assert!(standby.take("b", now + AWAY_AFTER * 2 - Duration::from_secs(1)).is_empty());
+        assert!(standby.take("b", now + AWAY_AFTER * 2).is_empty());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What the broker itself refuses, tried with plain NATS connections that hold an agent's own credentials.
 
+mod addresses;
 mod grants;
 mod person;
 mod renewal;

@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use agentbus_nats::grant::{
-    AgentLife, AgentLimits, BreakerPolicy, FromSidecar, GroupGrant, SpoolOptions, Start, ToSidecar,
+    AgentLife, AgentLimits, BreakerPolicy, Directory, FromSidecar, GroupGrant, SpoolOptions, Start, ToSidecar,
 };
 use bytes::Bytes;
 use rustix::process::{Pid, Signal};
@@ -43,6 +43,8 @@ pub struct Member<'a> {
     pub limits: AgentLimits,
     /// When it leaves a destination alone.
     pub breaker: Option<BreakerPolicy>,
+    /// The addresses that are declared.
+    pub directory: Directory,
     /// Broker address, `host:port`, when it is not the broker's own: that of a proxy.
     pub server: Option<&'a str>,
 }
@@ -86,6 +88,7 @@ impl SidecarProcess {
             if member.token.is_empty() { format!("token-of-{}", member.agent) } else { member.token.to_owned() };
         let mut grant = broker.grant(member.agent, instance, &public_key, member.groups, member.publish);
         (grant.limits, grant.breaker) = (member.limits.clone(), member.breaker);
+        grant.directory = member.directory;
         if let Some(server) = member.server {
             grant.servers = vec![format!("nats://{server}")];
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use agentbus_control_plane::api::Agents;
 use agentbus_control_plane::dead_letters::Causes;
 use agentbus_control_plane::status::{BrokerStatus, GroupStatus, StreamStatus, SystemStatus};
+use agentbus_nats::names::Names;
 use agentbus_proto::Code;
 use serde_json::Value;
 
@@ -18,7 +19,8 @@ use crate::{probe, show, size, table};
 /// Show the broker, the streams, the groups and the agents
 ///
 /// LAG is what a group has not been given yet, IN FLIGHT what its members hold, RETRYING what waits for its next attempt, DEAD what it gave
-/// up and nobody has sent again (see `agentbus dlq list`).
+/// up and nobody has sent again (see `agentbus dlq list`). The groups of agents' own addresses (`check--inbox`) are shown when there is
+/// something in them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  agentbus status\n  agentbus status --json | jq .groups")]
 pub struct Args {}
@@ -108,7 +110,8 @@ fn print(instance: &Instance, status: &SystemStatus, open: Option<&Open>) -> any
     }
     if status.broker.problem.is_none() {
         let header = ["GROUP", "LAG", "IN FLIGHT", "RETRYING", "DEAD", "LISTENING", "NOTE"];
-        let rows: Vec<_> = status.groups.iter().map(|status| group(status, open)).collect();
+        let shown = status.groups.iter().filter(|group| !is_idle_own(group));
+        let rows: Vec<_> = shown.map(|status| group(status, open)).collect();
         section("", table::render(&header, &rows))?;
     }
     section("", agents::lines(&status.agents, paint))
@@ -131,6 +134,12 @@ fn broker(broker: &BrokerStatus, paint: Paint) -> String {
 fn stream(stream: &StreamStatus) -> Vec<String> {
     let most = u64::try_from(stream.max_bytes).map_or_else(|_| "-".to_owned(), size::human);
     vec![stream.name.clone(), stream.messages.to_string(), size::human(stream.bytes), most]
+}
+
+/// Every agent has groups for its own addresses: most of the time there is nothing to say about them.
+fn is_idle_own(group: &GroupStatus) -> bool {
+    let nothing = group.lag + group.in_flight + group.retrying + group.dead_letters == 0 && group.problem.is_none();
+    Names::is_reserved(&group.group) && nothing
 }
 
 fn group(group: &GroupStatus, open: Option<&Open>) -> Vec<String> {
