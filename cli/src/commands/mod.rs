@@ -13,6 +13,7 @@ pub mod logs;
 pub mod publish;
 pub mod receive;
 pub mod run_exec;
+pub mod schedules;
 pub mod sidecar;
 pub mod status;
 pub mod streams;
@@ -39,6 +40,7 @@ pub enum Command {
     Tail(tail::Args),
     Decode(decode::Args),
     Dlq(dlq::Args),
+    Schedules(schedules::Args),
     Agents(agents::Args),
     Streams(streams::Args),
     Bench(crate::bench::Args),
@@ -79,6 +81,7 @@ async fn dispatch(global: &Global, command: Command) -> anyhow::Result<()> {
         Command::Tail(args) => Box::pin(tail::run(global, &args)).await,
         Command::Decode(args) => decode::run(global, &args),
         Command::Dlq(args) => Box::pin(dlq::run(global, &args)).await,
+        Command::Schedules(args) => schedules::run(global, &args).await,
         Command::Agents(args) => agents::run(global, &args).await,
         Command::Streams(args) => Box::pin(streams::run(global, &args)).await,
         Command::Bench(args) => Box::pin(crate::bench::run(global, &args)).await,

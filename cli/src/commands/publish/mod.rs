@@ -3,6 +3,7 @@
 //! The id is fixed before the first send, so that after an unknown outcome the very same event can be sent again.
 
 mod input;
+mod later;
 
 use agentbus_proto::event::v1::{Event, Priority};
 use agentbus_proto::json::PublishAnswerJson;
@@ -29,7 +30,7 @@ const LINES_IN_FLIGHT_MAX: usize = 256;
 /// with the same --id is safe.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  agentbus publish notes.created '{\"text\":\"hello\"}'\n  echo hello | agentbus publish notes.created -\n  agentbus publish files.new @photo.jpg --type file.new.v1 --ttl 1h\n  cat events.ndjson | agentbus publish notes.created --lines"
+    after_help = "Examples:\n  agentbus publish notes.created '{\"text\":\"hello\"}'\n  echo hello | agentbus publish notes.created -\n  agentbus publish files.new @photo.jpg --type file.new.v1 --ttl 1h\n  agentbus publish reports.wanted now --cron '0 9 * * 1-5' --time-zone Europe/Berlin\n  cat events.ndjson | agentbus publish notes.created --lines"
 )]
 pub struct Args {
     /// Address: a topic such as notes.created, @AGENT, @POOL, '#CHANNEL' or '#all'
@@ -67,6 +68,9 @@ pub struct Args {
     /// Store it even if nobody has declared the agent, pool or channel; it is delivered once somebody does
     #[arg(long)]
     pub park: bool,
+    /// Publish it later, or again and again.
+    #[command(flatten)]
+    pub later: later::Later,
 }
 
 /// Priority of an event.
@@ -90,6 +94,9 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     };
     let data = input::data(args.data.as_deref()).await?;
     let request = request(&template, args, data)?;
+    if let Some(when) = args.later.when()? {
+        return later::schedule(global, &mut client, request, when).await;
+    }
     let id = request.event.as_ref().map(|event| event.id.clone()).unwrap_or_default();
     let answer = client.publish(request).await.map_err(Fault::from).map_err(|fault| resend_hint(fault, &id))?;
     print(global, answer.into_inner())
