@@ -9,7 +9,7 @@ pub struct Options {
     /// The command: program and arguments as a JSON array.
     #[arg(long, value_name = "JSON")]
     pub command_json: Argv,
-    /// What stdout is: `none` = a log, `events` = one event per line.
+    /// What stdout is: `none` = a log, `events` = one event per line, `reply` = the answer to an ask.
     #[arg(long, value_enum, default_value = "none")]
     pub output: Output,
     /// A command that runs longer is killed, in milliseconds.
@@ -41,6 +41,8 @@ pub enum Output {
     None,
     /// One event per line, in the JSON form of `POST /v1/publish`.
     Events,
+    /// The answer to an ask; a log where nobody asks. What `None` does, in so many words.
+    Reply,
 }
 
 /// Program and arguments, written as a JSON array of text.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use agentbus_nats::headers;
 use agentbus_proto::{Code, Fault, duration};
 use agentbus_runtime::process::Exit;
+use bytes::Bytes;
 
 /// Longest reason, in bytes: it is a line for people, and it is cut there anyway.
 const REASON_BYTES_MAX: usize = headers::CAUSE_BYTES_MAX;
@@ -21,6 +22,18 @@ pub(super) enum Verdict {
     Nack(String),
     /// Never again, and why.
     Reject(String),
+    /// Done, and this is the answer to its ask.
+    Reply(Reply),
+}
+
+/// The answer to an ask.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Reply {
+    pub data: Bytes,
+    pub content_type: String,
+    /// Set when it could not be done.
+    pub error_code: String,
+    pub error_message: String,
 }
 
 /// How a command ended.

@@ -4,11 +4,12 @@ use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use agentbus_proto::Address;
 use agentbus_proto::event::v1::{Event, address::Kind};
 use agentbus_proto::sidecar::v1::Delivery;
+use agentbus_proto::{Address, timestamp};
 use tokio_util::sync::CancellationToken;
 
+use super::answer;
 use super::client::Client;
 use super::command::Command;
 use super::options::{Options, Output};
@@ -44,16 +45,32 @@ impl Work {
         let Some(event) = &delivery.event else { return verdict::reject("the delivery holds no event".to_owned()) };
         let mut command = self.command.clone();
         command.env.extend(variables(&delivery, event));
-        let ended = command.run(event.data.clone(), &stop).await;
+        let asked = event.reply_by.is_some();
+        command.output |= asked;
+        let mut ended = command.run(event.data.clone(), &stop).await;
         tracing::debug!(event = %event.id, ending = ?ended.ending, "command ended");
         let verdict = verdict::of_ending(&ended.ending, &ended.said);
+        if asked && !self.events {
+            return answer::of(verdict, Some(std::mem::take(&mut ended.stdout)));
+        }
+        let verdict = self.published(verdict, &ended.stdout, &origin, &delivery, &stop).await;
+        if asked { answer::of(verdict, None) } else { verdict }
+    }
+
+    /// The verdict when the outputs, if there are to be any, are stored.
+    async fn published(
+        &self,
+        verdict: Verdict,
+        stdout: &[u8],
+        origin: &Origin,
+        delivery: &Delivery,
+        stop: &CancellationToken,
+    ) -> Verdict {
         if verdict != Verdict::Ack || !self.events {
             return verdict;
         }
-        match output::read(&ended.stdout, &origin, SystemTime::now()) {
-            Ok(requests) => {
-                publish::all(&self.client, &requests, &delivery.traceparent, publish::PATIENCE, &stop).await
-            }
+        match output::read(stdout, origin, SystemTime::now()) {
+            Ok(requests) => publish::all(&self.client, &requests, &delivery.traceparent, publish::PATIENCE, stop).await,
             Err(why) => verdict::reject(why),
         }
     }
@@ -74,6 +91,7 @@ fn variables(delivery: &Delivery, event: &Event) -> Vec<(String, String)> {
         ("AGENTBUS_EVENT_TO", to),
         ("AGENTBUS_ATTEMPT", delivery.attempt.to_string()),
         ("AGENTBUS_CORRELATION_ID", chain.clone()),
+        ("AGENTBUS_REPLY_BY", event.reply_by.as_ref().and_then(timestamp::format).unwrap_or_default()),
         ("TRACEPARENT", delivery.traceparent.clone()),
         ("TRACESTATE", delivery.tracestate.clone()),
     ];

@@ -73,6 +73,8 @@ pub enum Output {
     None,
     /// One event as JSON per line, published together with the ack.
     Events,
+    /// The answer to an ask; with `none` it is that, too.
+    Reply,
 }
 
 impl Output {
@@ -81,6 +83,7 @@ impl Output {
         match self {
             Self::None => "none",
             Self::Events => "events",
+            Self::Reply => "reply",
         }
     }
 }
@@ -218,7 +221,7 @@ fn exec_only(reader: &mut Reader, map: &Map<'_>, runner: Option<Runner>) -> (Out
             reader.error(entry.at, message);
         }
     }
-    let words = [("none", Output::None), ("events", Output::Events)];
+    let words = [("none", Output::None), ("events", Output::Events), ("reply", Output::Reply)];
     let output = map.get("output").and_then(|node| reader.choice(node, &map.name("output"), &words, &[]));
     let timeout = map.get("timeout").and_then(|node| {
         reader.duration(node, &map.name("timeout"), Duration::from_millis(100), Duration::from_secs(24 * 3600))
