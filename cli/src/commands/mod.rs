@@ -1,6 +1,7 @@
 //! One file per command; this one is the list of them.
 
 pub mod agents;
+pub mod ask;
 pub mod control_plane;
 pub mod decode;
 pub mod dlq;
@@ -35,6 +36,7 @@ pub enum Command {
     Logs(logs::Args),
     Env(env::Args),
     Publish(publish::Args),
+    Ask(ask::Args),
     Subscribe(subscribe::Args),
     Receive(receive::Args),
     Tail(tail::Args),
@@ -76,6 +78,7 @@ async fn dispatch(global: &Global, command: Command) -> anyhow::Result<()> {
         Command::Logs(args) => logs::run(global, &args).await,
         Command::Env(args) => env::run(global, &args),
         Command::Publish(args) => Box::pin(publish::run(global, &args)).await,
+        Command::Ask(args) => Box::pin(ask::run(global, &args)).await,
         Command::Subscribe(args) => Box::pin(subscribe::run(global, &args)).await,
         Command::Receive(args) => Box::pin(receive::run(global, &args)).await,
         Command::Tail(args) => Box::pin(tail::run(global, &args)).await,

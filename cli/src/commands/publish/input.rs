@@ -15,7 +15,7 @@ const DATA_BYTES_MAX: u64 = 64 << 20;
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// The content type of data that came without one.
-pub(super) fn guess(data: &[u8]) -> &'static str {
+pub(in crate::commands) fn guess(data: &[u8]) -> &'static str {
     if data.is_empty() {
         ""
     } else if serde_json::from_slice::<serde::de::IgnoredAny>(data).is_ok() {
@@ -28,7 +28,7 @@ pub(super) fn guess(data: &[u8]) -> &'static str {
 }
 
 /// Data that is called JSON has to be JSON: who typed it is the one who can still mend it.
-pub(super) fn check(content_type: &str, data: &[u8]) -> anyhow::Result<()> {
+pub(in crate::commands) fn check(content_type: &str, data: &[u8]) -> anyhow::Result<()> {
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     if !essence.eq_ignore_ascii_case(JSON) {
         return Ok(());
@@ -39,7 +39,7 @@ pub(super) fn check(content_type: &str, data: &[u8]) -> anyhow::Result<()> {
 }
 
 /// The data that the argument means: nothing, stdin, a file, or itself.
-pub(super) async fn data(argument: Option<&str>) -> anyhow::Result<Bytes> {
+pub(in crate::commands) async fn data(argument: Option<&str>) -> anyhow::Result<Bytes> {
     match argument {
         None => Ok(Bytes::new()),
         Some("-") => read_all(tokio::io::stdin(), "stdin").await,

@@ -2,7 +2,7 @@
 //!
 //! The id is fixed before the first send, so that after an unknown outcome the very same event can be sent again.
 
-mod input;
+pub(super) mod input;
 mod later;
 
 use agentbus_proto::event::v1::{Event, Priority};
@@ -30,7 +30,7 @@ const LINES_IN_FLIGHT_MAX: usize = 256;
 /// with the same --id is safe.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  agentbus publish notes.created '{\"text\":\"hello\"}'\n  echo hello | agentbus publish notes.created -\n  agentbus publish files.new @photo.jpg --type file.new.v1 --ttl 1h\n  agentbus publish reports.wanted now --cron '0 9 * * 1-5' --time-zone Europe/Berlin\n  cat events.ndjson | agentbus publish notes.created --lines"
+    after_help = "Examples:\n  agentbus publish notes.created '{\"text\":\"hello\"}'\n  agentbus publish @reviewer 'have a look'\n  agentbus publish '#all' hello\n  echo hello | agentbus publish notes.created -\n  agentbus publish files.new @photo.jpg --type file.new.v1 --ttl 1h\n  agentbus publish reports.wanted now --cron '0 9 * * 1-5' --time-zone Europe/Berlin\n  cat events.ndjson | agentbus publish notes.created --lines"
 )]
 pub struct Args {
     /// Address: a topic such as notes.created, @AGENT, @POOL, '#CHANNEL' or '#all'
@@ -228,7 +228,7 @@ fn request(template: &Event, args: &Args, data: Bytes) -> anyhow::Result<Publish
     Ok(PublishRequest { event: Some(event), ttl, r#ref: 0, park: args.park })
 }
 
-fn attribute(text: &str) -> Result<(String, String), String> {
+pub(super) fn attribute(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("write it as KEY=VALUE".to_owned()),
