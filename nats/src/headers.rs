@@ -35,6 +35,8 @@ pub const CLASS: &str = "Ab-Class";
 pub const CAUSE: &str = "Ab-Cause";
 /// How often the event was handed out and given back without an answer.
 pub const RETURNED: &str = "Ab-Returned";
+/// Id of the event that this one is a replay of.
+pub const REPLAY_OF: &str = "Ab-Replay-Of";
 /// How often the event has been redriven already.
 pub const REDRIVE: &str = "Ab-Redrive";
 /// On an emitted event: the delivery that led to it, `<group>/<attempt>/<milliseconds when it was handed out>`.

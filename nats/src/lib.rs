@@ -24,6 +24,7 @@ pub mod plan;
 pub mod publisher;
 pub mod pull;
 pub mod read;
+pub mod replay;
 pub mod schedule;
 pub mod server;
 pub mod subject;

@@ -115,6 +115,8 @@ pub struct Stamp {
     pub hops: Option<u32>,
     /// For asks.
     pub reply_by: Option<Timestamp>,
+    /// For replays: the id of the original.
+    pub replay_of: Option<String>,
 }
 
 /// The event with the stamp's fields replaced and everything else, unknown fields included, as it was.
@@ -130,6 +132,7 @@ pub fn stamp(event: &[u8], stamp: &Stamp) -> Bytes {
         (4, stamp.type_.as_ref()),
         (7, stamp.correlation_id.as_ref()),
         (8, stamp.causation_id.as_ref()),
+        (19, stamp.replay_of.as_ref()),
     ];
     let added: usize = texts.iter().map(|(_, text)| text.map_or(0, |text| text.len() + 6)).sum();
     let mut out = BytesMut::with_capacity(event.len() + added + 3 * TIMESTAMP_BYTES_MAX + 8);
@@ -168,8 +171,9 @@ mod tests {
     fn any_stamp() -> impl Strategy<Value = Stamp> {
         let text = || option::of(".{0,40}");
         let time = || option::of(any_timestamp());
-        (text(), ".{0,40}", text(), time(), time(), text(), text(), option::of(any::<u32>()), time()).prop_map(
-            |(id, source, type_, time, expires, correlation_id, causation_id, hops, reply_by)| Stamp {
+        let numbers = option::of(any::<u32>());
+        (text(), ".{0,40}", text(), time(), time(), text(), text(), numbers, time(), text()).prop_map(
+            |(id, source, type_, time, expires, correlation_id, causation_id, hops, reply_by, replay_of)| Stamp {
                 id,
                 source,
                 type_,
@@ -179,6 +183,7 @@ mod tests {
                 causation_id,
                 hops,
                 reply_by,
+                replay_of,
             },
         )
     }
@@ -195,6 +200,7 @@ mod tests {
         event.expires = stamp.expires.or(event.expires);
         event.hops = stamp.hops.unwrap_or(event.hops);
         event.reply_by = stamp.reply_by.or(event.reply_by);
+        put(&mut event.replay_of, &stamp.replay_of);
         event
     }
 
