@@ -13,5 +13,6 @@ mod offline;
 mod pages;
 mod scope;
 mod skeleton;
+mod time;
 mod tracing;
 mod up;

@@ -100,12 +100,14 @@ async fn the_described_keys_are_those_that_are_taken() {
     };
     for (path, name) in [
         ("/v1/publish", "Publish"),
+        ("/v1/ask", "Ask"),
         ("/v1/subscriptions", "Subscription"),
         ("/v1/receive", "Receive"),
         ("/v1/deliveries/x/ack", "Ack"),
         ("/v1/deliveries/x/nack", "Nack"),
         ("/v1/deliveries/x/reject", "Reject"),
         ("/v1/deliveries/x/extend", "Extend"),
+        ("/v1/deliveries/x/reply", "ReplyWith"),
     ] {
         assert_eq!(keys(path).await, schema(name).keys().cloned().collect(), "{path}");
     }
