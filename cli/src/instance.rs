@@ -156,6 +156,15 @@ impl Global {
         Ok(self.instance()?.control())
     }
 
+    /// Who tells about events: the sidecar that the environment names, because an agent asks as itself; else the control
+    /// plane.
+    pub fn teller(&self) -> anyhow::Result<Api> {
+        match self.door_from_env() {
+            Some(door) => Ok(Api::sidecar(&door.url, &door.token)),
+            None => self.control(),
+        }
+    }
+
     /// The sidecar to publish and subscribe through.
     pub fn door(&self) -> anyhow::Result<Door> {
         match self.door_from_env() {

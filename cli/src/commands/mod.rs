@@ -8,6 +8,7 @@ pub mod dlq;
 pub mod doctor;
 pub mod down;
 pub mod env;
+pub mod events;
 pub mod init;
 pub mod launch;
 pub mod logs;
@@ -20,6 +21,7 @@ pub mod status;
 pub mod streams;
 pub mod subscribe;
 pub mod tail;
+pub mod trace;
 pub mod up;
 
 use crate::instance::Global;
@@ -40,6 +42,8 @@ pub enum Command {
     Subscribe(subscribe::Args),
     Receive(receive::Args),
     Tail(tail::Args),
+    Events(events::Args),
+    Trace(trace::Args),
     Decode(decode::Args),
     Dlq(dlq::Args),
     Schedules(schedules::Args),
@@ -82,6 +86,8 @@ async fn dispatch(global: &Global, command: Command) -> anyhow::Result<()> {
         Command::Subscribe(args) => Box::pin(subscribe::run(global, &args)).await,
         Command::Receive(args) => Box::pin(receive::run(global, &args)).await,
         Command::Tail(args) => Box::pin(tail::run(global, &args)).await,
+        Command::Events(args) => events::run(global, &args).await,
+        Command::Trace(args) => trace::run(global, &args).await,
         Command::Decode(args) => decode::run(global, &args),
         Command::Dlq(args) => Box::pin(dlq::run(global, &args)).await,
         Command::Schedules(args) => schedules::run(global, &args).await,
