@@ -188,6 +188,8 @@ fn grant(agent: &AgentSpec, subscription: &Subscription) -> GroupGrant {
         types: subscription.types.clone(),
         attributes: subscription.attributes.clone(),
         ordered: subscription.ordered,
+        by_key: subscription.by_key,
+        split_lanes: subscription.split_lanes,
         declared: true,
         policy: agent.policy.clone(),
         ..GroupGrant::default()
@@ -196,6 +198,7 @@ fn grant(agent: &AgentSpec, subscription: &Subscription) -> GroupGrant {
 
 fn check(wish: &GroupGrant, directory: &Directory) -> Result<(), Fault> {
     name::lower_name("group", &wish.name)?;
+    wish.check_layout()?;
     if Names::is_reserved(&wish.name) {
         let why = format!("group `{}`: names with `--` are the bus's own; name another group", wish.name);
         return Err(Fault::new(Code::InvalidAddress, why));
@@ -242,7 +245,7 @@ fn alike(one: &GroupGrant, other: &GroupGrant) -> bool {
     simple(&one.patterns) == simple(&other.patterns)
         && sorted(&one.types) == sorted(&other.types)
         && one.attributes == other.attributes
-        && one.ordered == other.ordered
+        && (one.ordered, one.by_key, one.split_lanes) == (other.ordered, other.by_key, other.split_lanes)
 }
 
 fn taken(known: &GroupGrant, why: &str) -> Fault {
@@ -256,6 +259,8 @@ fn taken(known: &GroupGrant, why: &str) -> Fault {
         more.push_str(&format!("; with {}", pairs.join(", ")));
     }
     more.push_str(if known.ordered { "; ordered" } else { "" });
+    more.push_str(if known.by_key { "; in order by key" } else { "" });
+    more.push_str(if known.split_lanes { "; with split lanes" } else { "" });
     let message =
         format!("group `{name}` {why} and reads {patterns}{more}: ask for exactly these, or name another group");
     Fault::new(Code::InvalidAddress, message)

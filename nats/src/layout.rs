@@ -104,7 +104,7 @@ impl GroupGrant {
     /// After how long without a request of the pinned sidecar another one is asked; none where nobody is pinned.
     pub fn pin_timeout(&self) -> Option<Duration> {
         let timeout = if self.kind == GroupKind::Pool { POOL_PIN_TIMEOUT } else { PIN_TIMEOUT };
-        self.by_key.then_some(timeout)
+        self.keeps_order().then_some(timeout)
     }
 
     /// Refuses what cannot be had together (`BAD_CONFIG`).

@@ -128,6 +128,8 @@ impl Control {
                 && group.types == subscription.types
                 && group.attributes == attributes
                 && group.ordered == subscription.ordered
+                && group.by_key == subscription.by_key
+                && group.split_lanes == subscription.split_lanes
         };
         if self.inner.hub.group(&name).is_some_and(|group| same(&group)) {
             return Ok(name);
@@ -138,6 +140,8 @@ impl Control {
             types: subscription.types.clone(),
             attributes,
             ordered: subscription.ordered,
+            by_key: subscription.by_key,
+            split_lanes: subscription.split_lanes,
             declared: false,
             policy: Policy::default(),
             ..GroupGrant::default()

@@ -1,22 +1,22 @@
 //! What an agent reads: the `subscribe` list, gathered into one entry per group.
 //!
 //! A plain topic belongs to the agent's own group (its name), a plain channel to the group of its channels, which is read
-//! in order. `{patterns, group, types, attributes, ordered}` may name another group and narrow what comes; a channel with
+//! in order. `{patterns, group, types, attributes, order, lanes}` may name another group and narrow what comes; a channel with
 //! any of these leaves the group of the channels. Entries of the same group are merged, and must then agree in the rest.
 //! What is sent to the agent itself and to its pools needs no entry.
 
 use std::collections::BTreeMap;
 
-use agentbus_nats::grant::Directory;
+use agentbus_nats::grant::{Directory, GroupGrant};
 use agentbus_nats::names::Names;
 use agentbus_nats::pattern::{self, Pattern};
 use agentbus_proto::name;
 
-use super::read::Reader;
+use super::read::{Map, Reader};
 use super::yaml::{Mark, Node, Value};
 use super::{addresses, agent};
 
-const ALLOWED: &[&str] = &["patterns", "group", "types", "attributes", "ordered"];
+const ALLOWED: &[&str] = &["patterns", "group", "types", "attributes", "ordered", "order", "lanes"];
 const LATER: &[&str] = &["concurrency", "pools", "priority"];
 
 /// What one group reads.
@@ -32,6 +32,10 @@ pub struct Subscription {
     pub attributes: BTreeMap<String, String>,
     /// One delivery at a time, in order.
     pub ordered: bool,
+    /// In order within each ordering key.
+    pub by_key: bool,
+    /// High, normal and low priority weighed against each other.
+    pub split_lanes: bool,
 }
 
 /// Whose list it is.
@@ -60,6 +64,11 @@ pub(super) fn read(reader: &mut Reader, owner: Owner<'_>, node: &Node, path: &st
         if let Err(fault) = pattern::simplify(&subscription.patterns) {
             reader.error(*at, format!("{path}: {}", fault.message));
         }
+        let Subscription { group, ordered, by_key, split_lanes, .. } = subscription.clone();
+        let layout = GroupGrant { name: group, ordered, by_key, split_lanes, ..GroupGrant::default() };
+        if let Err(fault) = layout.check_layout() {
+            reader.error(*at, format!("{path}: {}", fault.message));
+        }
     }
     merged.into_iter().map(|(_, subscription)| subscription).collect()
 }
@@ -84,7 +93,9 @@ fn table(reader: &mut Reader, owner: Owner<'_>, item: &Node, name: &str) -> Vec<
     let patterns = texts.into_iter().filter_map(|(node, text)| readable(reader, owner, node, text, &path)).collect();
     let group = map.get("group").map(|node| group(reader, node, &map.name("group")));
     let types = map.get("types").map_or_else(Vec::new, |node| types(reader, node, &map.name("types")));
-    let ordered = map.get("ordered").and_then(|node| reader.boolean(node, &map.name("ordered")));
+    let order = order(reader, &map);
+    let words = [("split", true), ("one", false)];
+    let lanes = map.get("lanes").and_then(|node| reader.choice(node, &map.name("lanes"), &words, &[]));
     let mut attributes = BTreeMap::new();
     if let Some(map) = map.get("attributes").and_then(|node| reader.map(node, &map.name("attributes"))) {
         for entry in map.entries {
@@ -98,7 +109,28 @@ fn table(reader: &mut Reader, owner: Owner<'_>, item: &Node, name: &str) -> Vec<
         Some(Some(group)) => group,
         None => String::new(),
     };
-    place(owner, patterns, Subscription { group, types, attributes, ..Subscription::default() }, ordered)
+    let (by_key, split_lanes) = (order == Some(Order::Key), lanes == Some(true));
+    let rest = Subscription { group, types, attributes, by_key, split_lanes, ordered: false, patterns: Vec::new() };
+    place(owner, patterns, rest, order.map(|order| order == Order::Strict))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Order {
+    Key,
+    Strict,
+    None,
+}
+
+/// `order: key | strict | none`; `ordered: true` is the older word for strict.
+fn order(reader: &mut Reader, map: &Map<'_>) -> Option<Order> {
+    let words = [("key", Order::Key), ("strict", Order::Strict), ("none", Order::None)];
+    let order = map.get("order").and_then(|node| reader.choice(node, &map.name("order"), &words, &[]));
+    let ordered = map.get("ordered").and_then(|node| reader.boolean(node, &map.name("ordered")));
+    if order.is_some() && ordered.is_some() {
+        let at = map.get("ordered").map_or(map.at, |node| node.at);
+        reader.error(at, format!("{}: `order` says it already; leave `ordered` out", map.name("ordered")));
+    }
+    order.or(ordered.map(|ordered| if ordered { Order::Strict } else { Order::None }))
 }
 
 /// Gives each pattern its group: the named one, or the agent's, or that of its channels.
@@ -108,7 +140,11 @@ fn place(
     rest: Subscription,
     ordered: Option<bool>,
 ) -> Vec<Subscription> {
-    let plain = rest.group.is_empty() && rest.types.is_empty() && rest.attributes.is_empty() && ordered != Some(false);
+    let plain = rest.group.is_empty()
+        && rest.types.is_empty()
+        && rest.attributes.is_empty()
+        && ordered != Some(false)
+        && !rest.split_lanes;
     let (channels, others): (Vec<_>, Vec<_>) = patterns.into_iter().partition(|one| plain && one.is_channel());
     let texts = |patterns: Vec<Pattern>| patterns.iter().map(ToString::to_string).collect::<Vec<_>>();
     let group = if rest.group.is_empty() { owner.agent.to_owned() } else { rest.group.clone() };
@@ -156,9 +192,10 @@ fn merge(reader: &mut Reader, merged: &mut Vec<(Mark, Subscription)>, at: Mark, 
         merged.push((at, one));
         return;
     };
-    if known.types != one.types || known.attributes != one.attributes || known.ordered != one.ordered {
+    let layout = |one: &Subscription| (one.ordered, one.by_key, one.split_lanes);
+    if known.types != one.types || known.attributes != one.attributes || layout(known) != layout(&one) {
         let group = &one.group;
-        let what = if known.ordered == one.ordered { "types or attributes" } else { "order" };
+        let what = if layout(known) == layout(&one) { "types or attributes" } else { "order or lanes" };
         let message = format!("{name}: group `{group}` already has other {what}; give one a `group` of its own");
         reader.error(at, message);
         return;

@@ -135,6 +135,9 @@ pub trait Bus: Send + Sync + 'static {
         true
     }
 
+    /// Lets go of the pin of a consumer, whoever has it, so that a standby is asked at once. Not confirmed.
+    async fn unpin(&self, _stream: &str, _consumer: &str) {}
+
     /// Which run of the bus this is: another one may have forgotten what it had handed out last.
     fn run_id(&self) -> String {
         String::new()

@@ -99,6 +99,10 @@ struct SubscribeBody {
     attributes: BTreeMap<String, String>,
     #[serde(default)]
     ordered: bool,
+    #[serde(default)]
+    by_key: bool,
+    #[serde(default)]
+    split_lanes: bool,
 }
 
 async fn subscribe(Shared(state): Shared<State>, request: Request) -> Answer {
@@ -109,6 +113,8 @@ async fn subscribe(Shared(state): Shared<State>, request: Request) -> Answer {
         types: wanted.types,
         attributes: wanted.attributes,
         ordered: wanted.ordered,
+        by_key: wanted.by_key,
+        split_lanes: wanted.split_lanes,
     };
     let groups = state.control.join(&[subscription]).await?;
     Ok(Json(json!({"group": groups.first(), "groups": state.hub.group_names()})).into_response())

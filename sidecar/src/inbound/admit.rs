@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use agentbus_nats::grant::GroupGrant;
 use agentbus_nats::moves::{self, Class, Origin};
 use agentbus_nats::pull::Incoming;
+use agentbus_nats::schedule::Occurrence;
 use agentbus_nats::subject;
 use agentbus_proto::EventHead;
 use agentbus_proto::event::v1::DeliveryMode;
@@ -64,12 +65,16 @@ pub fn admit(incoming: &Incoming, group: &GroupGrant, key: &Key, memory: &Memory
         // No sidecar writes such a subject, and a dead letter that names it might not fit.
         return Admission::Done("forged");
     }
-    let head = match EventHead::decode(&incoming.payload) {
+    let mut head = match EventHead::decode(&incoming.payload) {
         Ok(head) => head,
         Err(fault) => return Admission::Dead(Class::Undecodable, fault.message),
     };
     if !is_genuine(incoming, key.source, &head.source) {
         return Admission::Done("forged");
+    }
+    // What a schedule fired is an event of its own: from here on under its own id, chain and expiry.
+    if let Some(occurrence) = Occurrence::of(&incoming.headers, &incoming.subject, incoming.receipt.stored_at) {
+        occurrence.apply(&mut head);
     }
     if let Some(expired) = expired(&head, now) {
         return expired;
@@ -90,7 +95,7 @@ fn is_genuine(incoming: &Incoming, stream: Source, source: &str) -> bool {
 }
 
 /// Expiry is decided by who pulls: the broker would drop unread events without a word.
-fn expired(head: &EventHead, now: SystemTime) -> Option<Admission> {
+pub(super) fn expired(head: &EventHead, now: SystemTime) -> Option<Admission> {
     let expires = SystemTime::try_from(head.expires?).ok()?;
     if expires > now {
         return None;
@@ -113,13 +118,14 @@ fn deliver(incoming: &Incoming, group: &GroupGrant, source: Source, head: EventH
     let wished = if at_most_once { 1 } else { wish.map_or(0, |wish| wish.max_attempts) };
     let attempts_max = if wished == 0 { policy.max_attempts } else { wished.min(policy.max_attempts) }.max(1);
     let delivered = incoming.receipt.delivered;
-    // In an ordered group failures stay in place, so the broker's count is the attempt.
-    let attempt = if group.ordered { u32::try_from(delivered).unwrap_or(u32::MAX) } else { moves::attempt(incoming) };
+    // Where order is kept failures stay in place, so the broker's count is the attempt.
+    let in_place = group.keeps_order();
+    let attempt = if in_place { u32::try_from(delivered).unwrap_or(u32::MAX) } else { moves::attempt(incoming) };
     let crashes_max = match source {
         Source::Events => u64::from(policy.crash_limit),
         Source::Retry => u64::from(policy.crash_limit) + EARLY_ROUNDS_MAX,
     };
-    if group.ordered && attempt > attempts_max.max(policy.crash_limit) || !group.ordered && delivered > crashes_max {
+    if in_place && attempt > attempts_max.max(policy.crash_limit) || !in_place && delivered > crashes_max {
         let cause = format!("handed out {} times and never settled: it may take its agent down", delivered - 1);
         return Admission::Dead(Class::Crash, cause);
     }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentbus_nats::grant::GroupGrant;
+use agentbus_nats::grant::{GroupGrant, GroupKind};
 use agentbus_nats::names::Names;
 use agentbus_proto::Fault;
 use tokio::sync::Notify;
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::hub::Hub;
+use super::slices;
 use crate::memory::Source;
 
 /// Retries asked for at once: early ones go straight back, so a few suffice.
@@ -21,10 +22,12 @@ const RETRY_PULL_MAX: usize = 256;
 /// Before a group that failed is started again.
 const AGAIN_WAIT: Duration = Duration::from_secs(1);
 /// Open requests are withdrawn when nobody has asked for this long: longer than an agent needs between two polls.
-const IDLE: Duration = Duration::from_secs(1);
+pub(super) const IDLE: Duration = Duration::from_secs(1);
+/// The same for pools, once their agent is at work: what comes then is for a member that is free.
+const POOL_IDLE: Duration = Duration::from_millis(50);
 
 /// Messages taken in at once when they are there: locks and wake-ups are shared by so many.
-const BATCH_MAX: usize = 128;
+pub(super) const BATCH_MAX: usize = 128;
 
 /// Runs a group until stopped, and again if it fails: a group that stands still would be a silent loss.
 pub(super) async fn keep(hub: Hub, group: Arc<GroupGrant>, poke: Arc<Notify>, stop: CancellationToken) {
@@ -52,8 +55,17 @@ async fn run(hub: Hub, group: Arc<GroupGrant>, poke: Arc<Notify>, stop: Cancella
                 () = stop.cancelled() => return Ok(()),
             }
         }
-        pull(&hub, &group, &poke, &stop).await?;
+        if group.keeps_order() || group.split_lanes {
+            slices::pull(&hub, &group, &poke, &stop).await?;
+        } else {
+            pull(&hub, &group, &poke, &stop).await?;
+        }
     }
+}
+
+/// A quarter for retries, one at least, so that neither starves the other.
+pub(super) fn retries_wanted(demand: usize) -> usize {
+    demand.div_ceil(4).min(RETRY_PULL_MAX)
 }
 
 /// Pulls while somebody asks; what is on its way at the end is still taken in.
@@ -61,6 +73,7 @@ async fn pull(hub: &Hub, group: &Arc<GroupGrant>, poke: &Notify, stop: &Cancella
     let (names, bus) = (hub.names(), hub.bus());
     let mut events = bus.pull(&names.events(), &Names::consumer(&group.name)).await?;
     let mut retries = bus.pull(&names.retry(), &Names::retry_consumer(&group.name)).await?;
+    let idle = if group.kind == GroupKind::Pool { POOL_IDLE } else { IDLE };
     let mut asked = Instant::now();
     loop {
         let demand = hub.table().demand(&group.name);
@@ -68,13 +81,12 @@ async fn pull(hub: &Hub, group: &Arc<GroupGrant>, poke: &Notify, stop: &Cancella
             asked = Instant::now();
         }
         events.want(demand);
-        // A quarter for retries, one at least, so that neither starves the other.
-        retries.want(demand.div_ceil(4).min(RETRY_PULL_MAX));
+        retries.want(retries_wanted(demand));
         let (source, first) = tokio::select! {
             incoming = events.next() => (Source::Events, incoming),
             incoming = retries.next() => (Source::Retry, incoming),
             () = poke.notified() => continue,
-            () = tokio::time::sleep_until(asked + IDLE), if demand == 0 => break,
+            () = tokio::time::sleep_until(asked + idle), if demand == 0 => break,
             () = stop.cancelled() => break,
         };
         let pull = if source == Source::Events { &mut events } else { &mut retries };

@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use agentbus_nats::ack::Answer;
+use agentbus_nats::ack::{Answer, Receipt};
 use agentbus_nats::bus::Bus;
 use agentbus_nats::grant::{Grant, GroupGrant};
+use agentbus_nats::held::{self, Wanted};
+use agentbus_nats::moves;
 use agentbus_nats::names::Names;
 use agentbus_nats::publisher::Publisher;
 use agentbus_nats::pull::Incoming;
@@ -17,9 +19,10 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::admit::{Admission, Fresh, admit};
+use super::admit::{self, Admission, Fresh, admit};
 use super::group;
-use super::table::{Command, Extend, Gone, Outgoing, Table};
+use super::receipt::Receipts;
+use super::table::{Command, Extend, Gone, Held, Outgoing, Table};
 use crate::memory::{Key, Source};
 use crate::metrics::Metrics;
 use crate::outbound::Outbound;
@@ -33,9 +36,13 @@ const HAND_OVER_MAX: Duration = Duration::from_secs(2);
 
 /// Answers kept while there is no connection: as many as a busy agent can have out.
 const UNSENT_MAX: usize = 20_000;
+/// Such an answer of a group that keeps an order is dropped after this long: a lease that is still good is good for so long.
+const ORDERED_UNSENT: Duration = Duration::from_secs(1);
 /// An ack confirmed later than this may be another member's delivery: well below the broker's ack wait of 10 s, with the
 /// wait for the confirmation.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(5);
+/// The same where the ack wait is shorter: this much below it.
+const CONFIRM_MARGIN: Duration = Duration::from_secs(3);
 
 /// How the inbound side behaves.
 #[derive(Debug, Clone, Copy)]
@@ -85,12 +92,19 @@ struct Inner {
     /// What seals the successors' ids, by group.
     secrets: RwLock<BTreeMap<String, String>>,
     /// Answers given while there was no connection.
-    unsent: Mutex<Vec<(async_nats::Subject, Answer)>>,
+    unsent: Mutex<Vec<Unsent>>,
+    receipts: Receipts,
     /// The group loops, and what ends them: first of all in a drain.
     loops: TaskTracker,
     intake: CancellationToken,
     tasks: TaskTracker,
     stop: CancellationToken,
+}
+
+struct Unsent {
+    subject: async_nats::Subject,
+    answer: Answer,
+    since: Instant,
 }
 
 struct Running {
@@ -111,6 +125,7 @@ impl Hub {
             groups: Mutex::default(),
             secrets: RwLock::default(),
             unsent: Mutex::default(),
+            receipts: Receipts::default(),
             loops: TaskTracker::new(),
             intake: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -238,6 +253,20 @@ impl Hub {
         self.after_all();
     }
 
+    /// What is held or remembered of an event, for whoever asks where it is. `now` is the same moment twice.
+    pub fn look(&self, wanted: &Wanted, now: (Instant, SystemTime)) -> Option<held::Held> {
+        self.table().look(wanted, &self.inner.names.events(), now)
+    }
+
+    pub(super) fn receipts(&self) -> &Receipts {
+        &self.inner.receipts
+    }
+
+    /// For what may go on beside everything; a drain waits for its end, so it must be bounded.
+    pub(super) fn spawn_task(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.inner.tasks.spawn(task);
+    }
+
     /// Deliveries held.
     pub fn held(&self) -> usize {
         self.table().len()
@@ -297,6 +326,9 @@ impl Hub {
                         if outcome == "forged" {
                             tracing::warn!(subject = %incoming.subject, seq = key.seq, "dropped: source is not the sender");
                         }
+                        if outcome == "expired" {
+                            self.note(&key.group, &incoming, moves::attempt(&incoming), None, outcome, "");
+                        }
                         self.metrics().delivery(&key.group, outcome);
                         answers.push((incoming.receipt.subject, Answer::Ack));
                     }
@@ -326,8 +358,9 @@ impl Hub {
     /// never: both is at most once. What is old may be somebody else's by now, and the broker confirms that ack too.
     async fn take_at_most_once(self, group: Arc<GroupGrant>, batch: Vec<(Incoming, Box<Fresh>, Key)>, generation: u64) {
         let received = Instant::now();
+        let within = CONFIRM_WITHIN.min(group.ack_wait().saturating_sub(CONFIRM_MARGIN));
         for (incoming, fresh, key) in batch {
-            if received.elapsed() >= CONFIRM_WITHIN || self.bus().generation() != generation {
+            if received.elapsed() >= within || self.bus().generation() != generation {
                 return;
             }
             if !self.bus().confirmed(&incoming.receipt.subject).await {
@@ -341,10 +374,28 @@ impl Hub {
 
     /// After anything that changed credit or the queue of a group: hands out, then lets the group pull.
     pub(super) fn after(&self, group: &str) {
-        let now = Instant::now();
-        self.table().dispatch(group, now, |id, held, deadline| self.hand(id, held, deadline));
+        let now = (Instant::now(), SystemTime::now());
+        let late = self.table().dispatch(group, now, |id, held, deadline| self.hand(id, held, deadline));
+        if !late.is_empty() {
+            self.inner.tasks.spawn(self.clone().expire(late, now.1));
+        }
         if let Some(running) = self.groups().get(group) {
             running.poke.notify_one();
+        }
+    }
+
+    /// What expired while it waited for its agent is what it would have been on its way in.
+    async fn expire(self, late: Vec<Box<Held>>, now: SystemTime) {
+        for held in late {
+            let (group, incoming) = (&held.key.group, &held.incoming);
+            match admit::expired(&held.fresh.head, now) {
+                Some(Admission::Dead(class, cause)) => self.park_unheard(group, incoming, class, &cause).await,
+                _ => {
+                    self.note(group, incoming, held.fresh.attempt, None, "expired", "");
+                    self.metrics().delivery(group, "expired");
+                    self.answer(&incoming.receipt.subject, Answer::Ack).await;
+                }
+            }
         }
     }
 
@@ -355,7 +406,7 @@ impl Hub {
 
     async fn keep_leases(self) {
         let mut tick = tokio::time::interval(self.inner.options.tick);
-        let mut generation = self.bus().generation();
+        let (mut generation, mut run) = (self.bus().generation(), self.bus().run_id());
         loop {
             tokio::select! {
                 () = self.inner.stop.cancelled() => return,
@@ -370,9 +421,17 @@ impl Hub {
             };
             if extend == Extend::Everything {
                 let unsent = std::mem::take(&mut *self.inner.unsent.lock().unwrap_or_else(PoisonError::into_inner));
-                self.spawn(unsent.into_iter().map(|(subject, answer)| Command::Answer(subject, answer)).collect());
+                let sent = unsent.into_iter().filter(|unsent| !self.is_stale(unsent));
+                self.spawn(sent.map(|unsent| Command::Answer(unsent.subject, unsent.answer)).collect());
             }
             generation = if now == 0 { generation } else { now };
+            if extend == Extend::Everything {
+                let now = self.bus().run_id();
+                if std::mem::replace(&mut run, now.clone()) != now {
+                    self.table().take_ordered();
+                    self.after_all();
+                }
+            }
             let commands = self.table().tick(Instant::now(), extend);
             self.metrics().in_flight.set(self.held() as i64);
             self.metrics().broker_connected.set(i64::from(self.bus().is_up()));
@@ -397,6 +456,12 @@ impl Hub {
     async fn run_one(&self, command: Command) {
         match command {
             Command::Answer(subject, answer) => self.answer(&subject, answer).await,
+            Command::Renew(id, subject) => {
+                let sent = Instant::now();
+                if self.bus().renewed(&subject).await {
+                    self.table().renewed(&id, sent);
+                }
+            }
             Command::GiveBack(held) => self.give_back(&held).await,
             Command::Crash(held) => self.crashed(&held).await,
             Command::Fail(held, cause) => {
@@ -415,8 +480,16 @@ impl Hub {
         // the message comes again.
         let mut unsent = self.inner.unsent.lock().unwrap_or_else(PoisonError::into_inner);
         if answer != Answer::Progress && unsent.len() < UNSENT_MAX {
-            unsent.push((subject.clone(), answer));
+            unsent.push(Unsent { subject: subject.clone(), answer, since: Instant::now() });
         }
+    }
+
+    /// Where order is kept, an answer that waited may be about what is somebody else's by now. Without it the event comes
+    /// again, here to be acked from memory.
+    fn is_stale(&self, unsent: &Unsent) -> bool {
+        let receipt = Receipt::parse(unsent.subject.clone());
+        let group = receipt.and_then(|receipt| self.group(Names::group_of(&receipt.consumer)));
+        unsent.since.elapsed() >= ORDERED_UNSENT && group.is_some_and(|group| group.keeps_order())
     }
 
     pub(super) fn table(&self) -> MutexGuard<'_, Table> {

@@ -7,10 +7,13 @@
 pub mod admit;
 mod group;
 mod hand;
+pub mod lanes;
 pub mod hub;
 mod moves;
+mod receipt;
 mod reply;
 mod settle;
+mod slices;
 pub mod table;
 
 pub use hub::{Hub, Options};

@@ -37,6 +37,7 @@ impl Hub {
 
     /// A failed attempt: the next one after a back-off, or the end of them.
     pub(super) async fn failed(&self, held: &Held, cause: &str, wait: Option<Duration>) -> Moved {
+        self.receipt(held, "failed", cause);
         let attempt = held.fresh.attempt;
         if attempt >= held.fresh.attempts_max {
             return match self.dead(held, Class::Exhausted, cause).await {
@@ -49,7 +50,7 @@ impl Hub {
         }
         let backoff = held.group.policy.backoff();
         let delay = wait.unwrap_or_else(|| backoff.delay(attempt, rand::random()));
-        if held.group.ordered {
+        if held.group.keeps_order() {
             // A copy elsewhere would overtake or be overtaken: order is kept by staying first in line.
             self.retried(&held.key.group);
             return self.stay(held, delay).await;
@@ -99,23 +100,32 @@ impl Hub {
             return;
         }
         match held.key.source {
-            crate::memory::Source::Retry if !held.group.ordered => {
+            crate::memory::Source::Retry if !held.group.keeps_order() => {
                 let cause = "the agent went away while it held the delivery";
                 self.failed_alone(held, cause, Some(Duration::ZERO)).await;
             }
-            _ => self.answer(&held.incoming.receipt.subject, Answer::Nak(None)).await,
+            _ => {
+                self.receipt(held, "failed", "the agent went away while it held the delivery");
+                self.answer(&held.incoming.receipt.subject, Answer::Nak(None)).await;
+            }
         }
     }
 
     /// Hands a delivery back to its group without counting a failure: through the retry stream, due now, same attempt.
     pub(super) async fn give_back(&self, held: &Held) {
         self.metrics().delivery(&held.key.group, "given_back");
+        if held.worked(Instant::now()).is_some() {
+            self.receipt(held, "returned", "");
+        }
         if held.fresh.at_most_once && held.worked(Instant::now()).is_some() {
             // The agent has seen it.
             return;
         }
-        if held.group.ordered && !held.fresh.at_most_once {
-            self.answer(&held.incoming.receipt.subject, Answer::Nak(None)).await;
+        if held.group.keeps_order() && !held.fresh.at_most_once {
+            let receipt = &held.incoming.receipt;
+            self.answer(&receipt.subject, Answer::Nak(None)).await;
+            // It would come back here, where nobody takes it, until the pin times out.
+            self.bus().unpin(&receipt.stream, &receipt.consumer).await;
             return;
         }
         let mut returned = moves::returned(&held.incoming);

@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use agentbus_nats::ack::{Answer, Receipt};
+use agentbus_nats::held::nanos;
 use agentbus_nats::moves::Class;
 use agentbus_nats::msg_id;
+use agentbus_nats::names::Names;
 use agentbus_nats::publisher::Stored;
 use agentbus_proto::{Code, Fault};
 use agentbus_runtime::trace::Kind;
@@ -81,8 +83,9 @@ impl Hub {
     pub async fn ack_all(&self, ids: impl IntoIterator<Item = String>) -> Vec<(String, Result<Settled, Fault>)> {
         let (mut ended, mut missing) = (Vec::new(), Vec::new());
         {
-            let mut table = self.table();
+            let (mut table, now) = (self.table(), Instant::now());
             for id in ids {
+                table.take_lapsed(&id, now);
                 match table.end(&id, Verdict::Acked) {
                     Ok(held) => ended.push(held),
                     Err(why) => missing.push((id, why)),
@@ -94,6 +97,7 @@ impl Hub {
             if !held.fresh.at_most_once {
                 self.answer(&held.incoming.receipt.subject, Answer::Ack).await;
             }
+            self.receipt_of_ack(held);
             self.observe(held);
         }
         for same in ended.chunk_by(|one, next| one.key.group == next.key.group) {
@@ -123,7 +127,11 @@ impl Hub {
 
     /// Verdicts that store something first. The delivery stays held and extended meanwhile.
     async fn settle_slowly(&self, id: &str, how: How) -> Result<Settled, Fault> {
-        let started = self.table().settling(id).map(Held::copy);
+        let started = {
+            let mut table = self.table();
+            table.take_lapsed(id, Instant::now());
+            table.settling(id).map(Held::copy)
+        };
         let held = match started {
             Ok(held) => held,
             Err(missing) => return self.not_held(id, missing, &how).await,
@@ -155,6 +163,9 @@ impl Hub {
         }
         guard.verdict = Some(verdict);
         drop(guard);
+        if outcome == "acked" {
+            self.receipt_of_ack(&held);
+        }
         self.metrics().delivery(&held.key.group, outcome);
         Ok(settled)
     }
@@ -175,7 +186,15 @@ impl Hub {
         let _span = self.settle_span(held, "reject");
         let cause = if reason.is_empty() { "rejected by the agent" } else { reason };
         self.dead(held, Class::Rejected, cause).await?;
+        self.receipt(held, "rejected", cause);
         Ok((Settled::default(), Verdict::Dead, "rejected"))
+    }
+
+    /// How an emitted event names the delivery that led to it.
+    fn handled(&self, held: &Held) -> String {
+        let handed = held.worked(Instant::now()).and_then(|worked| SystemTime::now().checked_sub(worked));
+        let ms = handed.map_or(0, |handed| nanos(handed) / 1_000_000);
+        format!("{}/{}/{ms}", held.key.group, held.fresh.attempt)
     }
 
     /// Checks all outputs, then stores them in order, all together or none, then acks. Their ids come from the delivery, so a
@@ -191,12 +210,16 @@ impl Hub {
                 correlation_id: head.chain().to_owned(),
                 event_id: head.id.clone(),
                 hops: head.hops,
+                handled: self.handled(held),
                 default_id: emitted_id(&format!("{}/{}/{}", receipt.stream, receipt.seq, held.key.group), index),
             };
             let one = self.outbound().check(event, None, &parent, Some(&cause));
             checked.push(one.inspect_err(|fault| fail(&mut span, fault))?);
         }
         let emitted = self.outbound().store_all(checked).await.inspect_err(|fault| fail(&mut span, fault))?;
+        if self.table().has_lapsed(&held.key, Instant::now()) {
+            return Err(Fault::new(Code::LeaseLost, "the broker could not be reached in time: the event comes again"));
+        }
         self.answer(&receipt.subject, Answer::Ack).await;
         Ok(Settled { emitted, deadline: None })
     }
@@ -233,6 +256,11 @@ impl Hub {
     /// Handed out by a sidecar that was replaced. The ack subject still works; the payload is gone, so a failure is
     /// left to the broker: it delivers again.
     async fn orphan(&self, receipt: &Receipt, key: crate::memory::Key, how: &How) -> Result<Settled, Fault> {
+        if self.group(&key.group).is_some_and(|group| group.keeps_order()) {
+            // Somebody else may hold it by now, and this answer would let the next one overtake.
+            let why = "the sidecar was replaced and this group keeps an order: the event comes again";
+            return Err(Fault::new(Code::LeaseLost, why));
+        }
         let answer = match how {
             How::Reply(_) => {
                 let why = "the sidecar was replaced and no longer knows the ask: it comes again, reply to it then";
@@ -263,7 +291,7 @@ impl Hub {
     fn key(&self, receipt: &Receipt) -> Option<crate::memory::Key> {
         let names = self.names();
         let (source, group) = if receipt.stream == names.events() {
-            (Source::Events, receipt.consumer.as_str())
+            (Source::Events, Names::group_of(&receipt.consumer))
         } else if receipt.stream == names.retry() {
             (Source::Retry, receipt.consumer.strip_suffix("-retry")?)
         } else {

@@ -5,10 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use agentbus_nats::ack::{Answer, Receipt};
-use agentbus_nats::grant::GroupGrant;
+use agentbus_nats::grant::{GroupGrant, GroupKind};
 use agentbus_nats::pull::Incoming;
 use agentbus_proto::Fault;
 use agentbus_proto::sidecar::wire;
@@ -16,17 +16,21 @@ use agentbus_runtime::trace::{Context, Span};
 use async_nats::Subject;
 use tokio::sync::mpsc;
 
-use super::admit::Fresh;
+use super::admit::{self, Fresh};
 use crate::memory::{Key, Memory, Verdict};
 use rustc_hash::FxBuildHasher;
 
-/// A held delivery is extended this often; the broker's ack wait is 10 s.
-pub const EXTEND_EVERY: Duration = Duration::from_secs(3);
+mod look;
+
 /// What waits and nobody asks for goes back after this long, so that other members get it.
 pub const LINGER: Duration = Duration::from_secs(2);
 /// What waits behind an agent that is at work goes back after this long: another member may be free. Longer, because each
 /// one that goes back is a copy in the retry stream.
 pub const BUSY_LINGER: Duration = Duration::from_secs(15);
+/// The same in a pool: what its agent cannot take now is for whoever is free.
+pub const POOL_LINGER: Duration = Duration::from_millis(200);
+/// The same of a part of a keyed group: another member takes the part over. Once per event, because it counts as an attempt.
+pub const PART_LINGER: Duration = Duration::from_secs(1);
 /// Longest time a delivery may be held in all, however often it is extended.
 pub const HOLD_MAX: Duration = Duration::from_secs(6 * 3600);
 /// Payload bytes held before no more is asked for, all groups together; one event per group is taken all the same.
@@ -74,7 +78,10 @@ pub struct Held {
     pub replied: Replied,
     state: State,
     taken: Instant,
+    /// When its lease was renewed last. Where order is kept, the broker has said so.
     extended: Instant,
+    /// When that was last asked for.
+    asked: Instant,
 }
 
 /// How far a delivery's replies are.
@@ -106,6 +113,32 @@ impl Held {
         }
     }
 
+    /// A held delivery is extended this often: every 3 s with the broker's ack wait of 10 s.
+    fn extend_every(&self) -> Duration {
+        self.group.ack_wait().mul_f64(0.3)
+    }
+
+    /// Where order is kept: whether its lease could not be renewed for so long that the broker may be about to give it to
+    /// somebody else.
+    fn is_lapsed(&self, now: Instant) -> bool {
+        let wait = self.group.ack_wait();
+        let margin = (wait / 5).max(Duration::from_secs(1));
+        self.group.keeps_order() && now.saturating_duration_since(self.extended) >= wait.saturating_sub(margin)
+    }
+
+    /// After how long it goes back while it waits; `busy`: its agent is at work, not away. None = it stays.
+    fn linger(&self, busy: bool) -> Option<Duration> {
+        let pool = self.group.kind == GroupKind::Pool;
+        match (busy, &self.group) {
+            // Of an ordered group there is one at a time, and giving it back would count as an attempt.
+            (true, group) if group.ordered => None,
+            (true, group) if group.by_key => (self.incoming.receipt.delivered == 1).then_some(PART_LINGER),
+            (_, group) if pool && !group.keeps_order() => Some(POOL_LINGER),
+            (true, _) => Some(BUSY_LINGER),
+            (false, _) => Some(LINGER),
+        }
+    }
+
     /// How long the agent has had it.
     pub fn worked(&self, now: Instant) -> Option<Duration> {
         match self.state {
@@ -126,10 +159,14 @@ pub enum Extend {
     Everything,
 }
 
+const LAPSED: &str = "the broker could not be reached in time; the event comes again in its order";
+
 /// What is to be done after a look at the table.
 pub enum Command {
     /// Answer the broker on this ack subject.
     Answer(Subject, Answer),
+    /// Renew this lease and tell the table when the broker has said so.
+    Renew(String, Subject),
     /// Hand back without counting it as a failure.
     GiveBack(Box<Held>),
     /// The agent failed to settle it: retry or dead letter.
@@ -296,7 +333,7 @@ impl Table {
     pub fn renew(&mut self, key: &Key, receipt: &Receipt, now: Instant) -> bool {
         let Some(held) = self.by_key.get(key).and_then(|id| self.held.get_mut(id)) else { return false };
         held.incoming.receipt = receipt.clone();
-        held.extended = now;
+        (held.extended, held.asked) = (now, now);
         true
     }
 
@@ -330,25 +367,37 @@ impl Table {
             state: State::Waiting,
             taken: now,
             extended: now,
+            asked: now,
         };
         self.held.insert(id, Box::new(held));
     }
 
-    /// Hands out what waits to who has credit, the least busy first. `hand` makes the frame and may note a span.
-    pub fn dispatch(&mut self, group: &str, now: Instant, hand: impl Fn(&str, &mut Held, Duration) -> wire::Delivery) {
+    /// Hands out what waits to who has credit, the least busy first. `hand` makes the frame and may note a span. Gives
+    /// back, held no more, what has expired while it waited here.
+    pub fn dispatch(
+        &mut self,
+        group: &str,
+        (now, clock): (Instant, SystemTime),
+        hand: impl Fn(&str, &mut Held, Duration) -> wire::Delivery,
+    ) -> Vec<Box<Held>> {
+        let mut late = Vec::new();
         if self.draining {
-            return;
+            return late;
         }
         loop {
-            let Some(queue) = self.ready.get_mut(group) else { return };
-            let Some(id) = queue.front().cloned() else { return };
+            let Some(queue) = self.ready.get_mut(group) else { return late };
+            let Some(id) = queue.front().cloned() else { return late };
             let free = |s: &Subscriber| s.out < s.credit && s.groups.iter().any(|name| &**name == group);
             let candidates = self.subscribers.iter_mut().map(|(id, s)| (*id, s));
             let Some((to, subscriber)) = candidates.filter(|(_, s)| free(s)).min_by_key(|(_, s)| s.out) else {
-                return;
+                return late;
             };
             queue.pop_front();
             let Some(held) = self.held.get_mut(&id) else { continue };
+            if admit::expired(&held.fresh.head, clock).is_some() {
+                late.extend(self.remove(&id));
+                continue;
+            }
             let delivery = hand(&id, held, held.fresh.ack_deadline);
             // The channel is as large as the largest credit, so this fails only when the subscriber is gone.
             if subscriber.tx.try_send(Outgoing::Delivery(Box::new(delivery))).is_err() {
@@ -434,21 +483,33 @@ impl Table {
         let mut commands = Vec::new();
         let mut over = Vec::new();
         let mut idle = Vec::new();
+        let mut lapsed = Vec::new();
         for (id, held) in &mut self.held {
             match held.state {
                 State::Out { deadline, .. } if now >= deadline => over.push(id.clone()),
-                State::Waiting if now.duration_since(held.taken) >= LINGER => idle.push(id.clone()),
+                State::Settling { .. } => {}
+                _ if held.is_lapsed(now) => lapsed.push(id.clone()),
+                State::Waiting if now.duration_since(held.taken) >= POOL_LINGER => idle.push(id.clone()),
                 _ => {}
             }
             let due = match extend {
                 Extend::Nothing => false,
-                Extend::Due => now.duration_since(held.extended) >= EXTEND_EVERY,
+                Extend::Due => now.duration_since(held.asked) >= held.extend_every(),
                 Extend::Everything => true,
             };
             if due && !held.fresh.at_most_once {
-                held.extended = now;
-                commands.push(Command::Answer(held.incoming.receipt.subject.clone(), Answer::Progress));
+                held.asked = now;
+                let subject = held.incoming.receipt.subject.clone();
+                commands.push(if held.group.keeps_order() {
+                    Command::Renew(id.to_string(), subject)
+                } else {
+                    held.extended = now;
+                    Command::Answer(subject, Answer::Progress)
+                });
             }
+        }
+        for id in lapsed {
+            self.take_away(&id, LAPSED);
         }
         for id in over {
             let Some(held) = self.held.get(&id) else { continue };
@@ -461,11 +522,10 @@ impl Table {
         for id in idle {
             let Some(group) = self.held.get(&id).map(|held| held.key.group.clone()) else { continue };
             let Some(held) = self.held.get(&id) else { continue };
-            // Of an ordered group there is one at a time, and giving it back would count as an attempt.
             let asked = self.subscribers.values().any(|s| s.credit > 0 && s.groups.contains(&group));
             let busy = asked && !self.subscribers.values().any(|s| s.out < s.credit && s.groups.contains(&group));
-            let wait = if busy { BUSY_LINGER } else { LINGER };
-            if held.group.ordered || asked && !busy || now.duration_since(held.taken) < wait {
+            let waited = now.duration_since(held.taken);
+            if asked && !busy || held.linger(busy).is_none_or(|linger| waited < linger) {
                 continue;
             }
             if let Some(held) = self.lose(&id) {
@@ -473,6 +533,43 @@ impl Table {
             }
         }
         commands
+    }
+
+    /// The broker has said that a lease was renewed; the request for it was sent `at` this time.
+    pub fn renewed(&mut self, id: &str, at: Instant) {
+        if let Some(held) = self.held.get_mut(id) {
+            held.extended = held.extended.max(at);
+        }
+    }
+
+    /// Takes a delivery away whose order can no longer be vouched for: its lease has lapsed. To be called before a settle.
+    pub fn take_lapsed(&mut self, id: &str, now: Instant) {
+        if self.held.get(id).is_some_and(|held| held.is_lapsed(now)) {
+            self.take_away(id, LAPSED);
+        }
+    }
+
+    /// Whether the lease of a delivery that is being settled has lapsed meanwhile.
+    pub fn has_lapsed(&self, key: &Key, now: Instant) -> bool {
+        self.by_key.get(key).and_then(|id| self.held.get(id)).is_some_and(|held| held.is_lapsed(now))
+    }
+
+    /// The broker is another one than before: what it has forgotten, it hands out again, so no order can be vouched for.
+    pub fn take_ordered(&mut self) {
+        for id in self.ids(|held| held.group.keeps_order() && !matches!(held.state, State::Settling { .. })) {
+            self.take_away(&id, "the broker was restarted; the event comes again in its order");
+        }
+    }
+
+    /// Whether a delivery of this group is held.
+    pub fn holds(&self, group: &str) -> bool {
+        self.counts.get(group).is_some_and(|count| *count > 0)
+    }
+
+    /// Nothing is said to the broker: it may be somebody else's by now.
+    fn take_away(&mut self, id: &str, cause: &str) {
+        self.tell_lost(id, cause);
+        self.lose(id);
     }
 
     /// Tells all subscribers that the sidecar is about to stop.

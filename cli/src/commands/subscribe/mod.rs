@@ -16,15 +16,16 @@ use session::{Ended, Session};
 const CREDIT_DEFAULT: u32 = 10;
 /// Take events and print them, one line each (acks them)
 ///
+/// Without a pattern: what is sent to you (@me) and to everybody (#all).
 /// Starts at the end of the stream the first time; a group goes on where it was the next time. Members of one group share its events.
 /// To look without taking, use `agentbus tail`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  agentbus subscribe 'notes.>'\n  agentbus subscribe notes.created --group readers --max 10 --json"
+    after_help = "Examples:\n  agentbus subscribe 'notes.>'\n  agentbus subscribe '#engineering'\n  agentbus subscribe notes.created --group readers --max 10 --json"
 )]
 pub struct Args {
-    /// Topics; * stands for one token, > at the end for the rest
-    #[arg(required = true, value_name = "PATTERN")]
+    /// Topics (* stands for one token, > at the end for the rest) and '#CHANNEL's [default: what is sent to you]
+    #[arg(value_name = "PATTERN")]
     pub patterns: Vec<String>,
     /// Group to take part in [default: one of your own for these patterns]
     #[arg(long)]
@@ -32,6 +33,15 @@ pub struct Args {
     /// Only events of these types; may be given several times
     #[arg(long = "type", value_name = "TYPE")]
     pub types: Vec<String>,
+    /// One event at a time, in the order in which they were stored
+    #[arg(long, conflicts_with_all = ["by_key", "split_lanes"])]
+    pub ordered: bool,
+    /// In order within each ordering key
+    #[arg(long, conflicts_with = "split_lanes")]
+    pub by_key: bool,
+    /// Weigh high, normal and low priority 8:4:1
+    #[arg(long)]
+    pub split_lanes: bool,
     /// End after this many events
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub max: Option<u64>,
@@ -51,11 +61,16 @@ pub struct Args {
 
 /// Takes events until `--max` or Ctrl-C; outlives a sidecar that is replaced.
 pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
-    let group = args.group.clone().unwrap_or_else(|| own_group(&args.patterns));
+    let own = || if args.patterns.is_empty() { String::new() } else { own_group(&args.patterns) };
+    let group = args.group.clone().unwrap_or_else(own);
     let mut stop = std::pin::pin!(agentbus_runtime::drain::signals()?);
     let mut session = Session::new(global, args);
     let mut answers = session.open(&group).await?;
-    output::say(format!("waiting for {} as group {group}; Ctrl-C ends", args.patterns.join(" ")));
+    output::say(match (args.patterns.join(" "), group.as_str()) {
+        (_, "") => "waiting for what is sent to you; Ctrl-C ends".to_owned(),
+        (patterns, _) if patterns.is_empty() => format!("waiting for what group {group} reads; Ctrl-C ends"),
+        (patterns, _) => format!("waiting for {patterns} as group {group}; Ctrl-C ends"),
+    });
     loop {
         match session.serve(&mut answers, stop.as_mut()).await {
             Ok(()) => return session.finish(answers).await,

@@ -50,18 +50,22 @@ impl<'a> Session<'a> {
         Self { global, args, frames: None, taken: 0, paint: Paint::stdout() }
     }
 
-    /// Opens a stream; the subscription is in place when this returns.
+    /// Opens a stream; the subscription is in place when this returns. Without a group: all that is declared for us.
     pub(super) async fn open(&mut self, group: &str) -> anyhow::Result<Streaming<SubscribeResponse>> {
-        let subscription = Subscription {
+        let subscription = (!group.is_empty()).then(|| Subscription {
             patterns: self.args.patterns.clone(),
             group: group.to_owned(),
             types: self.args.types.clone(),
+            ordered: self.args.ordered,
+            by_key: self.args.by_key,
+            split_lanes: self.args.split_lanes,
             ..Subscription::default()
-        };
+        });
+        let subscriptions = subscription.into_iter().collect();
         let mut client = self.global.client().await?;
         let (frames, rx) = mpsc::channel(FRAMES_MAX);
         self.frames = Some(frames);
-        self.send(subscribe_request::Frame::Open(Open { subscriptions: vec![subscription], credit: self.credit() }))
+        self.send(subscribe_request::Frame::Open(Open { subscriptions, credit: self.credit() }))
             .await;
         let requests = stream::unfold(rx, |mut rx| async move { rx.recv().await.map(|request| (request, rx)) });
         Ok(client.subscribe(requests).await.map_err(Fault::from)?.into_inner())

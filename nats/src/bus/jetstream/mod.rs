@@ -134,6 +134,10 @@ impl Bus for JetStream {
         ack::renewed(&self.link.client, receipt).await
     }
 
+    async fn unpin(&self, stream: &str, consumer: &str) {
+        slices::unpin(&self.link, stream, consumer).await;
+    }
+
     fn run_id(&self) -> String {
         self.link.client.server_info().server_id
     }

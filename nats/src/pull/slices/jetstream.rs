@@ -157,11 +157,7 @@ impl JetStream {
         if pin.take().is_none() {
             return;
         }
-        let api = format!("$JS.API.CONSUMER.UNPIN.{}.{}", self.stream, self.consumers[slice]);
-        let body = format!(r#"{{"group":"{}"}}"#, topology::PIN_GROUP);
-        // Nobody reads the answer: a pin that is kept times out.
-        let reply = format!("{}.unpinned", self.inbox);
-        let _ = self.link.client.publish_with_reply(api, reply, body.into()).await;
+        unpin(&self.link, &self.stream, &self.consumers[slice]).await;
     }
 
     fn on_state(&mut self) {
@@ -231,4 +227,13 @@ async fn subscribe(link: &Link) -> Result<(String, async_nats::Subscriber), Faul
     let inbox = link.new_inbox();
     let messages = link.client.subscribe(format!("{inbox}.*.*")).await.map_err(|_| link.down())?;
     Ok((inbox, messages))
+}
+
+/// Lets go of a consumer's pin. Nobody reads the answer: a pin that is kept times out.
+pub(crate) async fn unpin(link: &Link, stream: &str, consumer: &str) {
+    let api = format!("$JS.API.CONSUMER.UNPIN.{stream}.{consumer}");
+    let body = format!(r#"{{"group":"{}"}}"#, topology::PIN_GROUP);
+    if link.is_up() {
+        let _ = link.client.publish_with_reply(api, link.new_inbox(), body.into()).await;
+    }
 }

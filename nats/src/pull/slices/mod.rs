@@ -12,7 +12,7 @@ mod each;
 mod jetstream;
 mod requests;
 
-pub(crate) use jetstream::JetStream;
+pub(crate) use jetstream::{JetStream, unpin};
 
 /// What comes of asking.
 #[derive(Debug)]

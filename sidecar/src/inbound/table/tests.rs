@@ -40,7 +40,8 @@ impl Fixture {
 
     fn dispatch(&mut self) {
         let frame = |id: &str, _: &mut Held, _| wire::Delivery { delivery_id: id.to_owned(), ..Default::default() };
-        self.table.dispatch("readers", self.start, frame);
+        let late = self.table.dispatch("readers", (self.start, SystemTime::UNIX_EPOCH), frame);
+        assert!(late.is_empty());
     }
 }
 
@@ -52,6 +53,20 @@ fn received(rx: &mut mpsc::Receiver<Outgoing>) -> Vec<String> {
         }
     }
     ids
+}
+
+#[test]
+fn what_expired_in_the_queue_is_not_handed_out() {
+    let mut f = fixture();
+    let (first, second) = (f.put(1), f.put(2));
+    let expires = SystemTime::UNIX_EPOCH + Duration::from_secs(5);
+    f.table.held.get_mut(&*first).unwrap().fresh.head.expires = Some(expires.into());
+    let (_, mut rx) = f.subscribe(1);
+    let frame = |id: &str, _: &mut Held, _| wire::Delivery { delivery_id: id.to_owned(), ..Default::default() };
+    let late = f.table.dispatch("readers", (f.start, expires), frame);
+    assert_eq!(late.iter().map(|held| held.key.seq).collect::<Vec<_>>(), [1]);
+    assert_eq!(received(&mut rx), [second], "it took no credit");
+    assert!(f.table.held.get(&*first).is_none());
 }
 
 #[test]
