@@ -104,7 +104,7 @@ fn grants(options: &Options, bus: &dyn Bus) -> Grants {
         servers: options.servers.clone(),
         event_bytes_max: options.event_bytes_max.min(payload_max.saturating_sub(PAYLOAD_RESERVE_BYTES)),
     };
-    Grants::new(Arc::clone(&options.authority), common, Groups::declared(&options.project, options.person))
+    Grants::new(Arc::clone(&options.authority), common, Groups::declared(&options.project, options.person)).bounded(&options.project)
 }
 
 /// JetStream may need a moment after the broker accepts connections.

@@ -1,13 +1,15 @@
 //! Makes grants: what a sidecar may do, signed. The one place where a token is minted for an agent.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use agentbus_nats::grant::{Grant, GroupGrant};
+use agentbus_nats::grant::{AgentLimits, Grant, GroupGrant};
 use agentbus_nats::identity::{Authority, UserSpec};
 use agentbus_proto::{Code, Fault, name};
 
 use crate::groups::{self, Groups};
+use crate::spec::{Bounds, Project};
 
 /// Length of a public key of a user: `U` and 55 characters of base 32.
 const PUBLIC_KEY_BYTES: usize = 56;
@@ -28,12 +30,27 @@ pub struct Grants {
     authority: Arc<Authority>,
     common: Common,
     groups: Mutex<Groups>,
+    /// What bounds each agent; others have the defaults.
+    bounds: BTreeMap<String, Bounds>,
 }
 
 impl Grants {
     /// Issues in the name of `authority`.
     pub fn new(authority: Arc<Authority>, common: Common, groups: Groups) -> Self {
-        Self { authority, common, groups: Mutex::new(groups) }
+        Self { authority, common, groups: Mutex::new(groups), bounds: BTreeMap::new() }
+    }
+
+    /// With what a project says bounds its agents. The person has no limits.
+    pub fn bounded(mut self, project: &Project) -> Self {
+        self.bounds = project.agents.iter().map(|agent| (agent.name.clone(), agent.bounds.clone())).collect();
+        let person = Bounds { limits: AgentLimits::default(), ..project.bounds.clone() };
+        self.bounds.insert(groups::PERSON.to_owned(), person);
+        self
+    }
+
+    /// What bounds an agent.
+    pub fn bounds(&self, agent: &str) -> Bounds {
+        self.bounds.get(agent).cloned().unwrap_or_default()
     }
 
     /// The groups, for a short look or change: never held across an await.
@@ -64,6 +81,7 @@ impl Grants {
         let cannot = |error| Fault::new(Code::BadConfig, format!("cannot sign a token for `{agent}`: {error}"));
         let (jwt, expires) = signed.map_err(cannot)?;
         let (secret, group_secrets) = self.authority.secrets(agent, &names).map_err(cannot)?;
+        let bounds = self.bounds(agent);
         Ok(Grant {
             agent: agent.to_owned(),
             instance: instance.to_owned(),
@@ -77,6 +95,8 @@ impl Grants {
             secret,
             group_secrets,
             directory,
+            limits: bounds.limits,
+            breaker: bounds.breaker,
             ..Grant::default()
         })
     }
@@ -104,7 +124,6 @@ pub(crate) fn now() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::Project;
 
     fn key() -> String {
         format!("U{}", "A".repeat(55))

@@ -11,7 +11,7 @@ use agentbus_nats::subject;
 use agentbus_proto::{Code, Fault};
 use agentbus_runtime::admin::{self, Admin};
 use agentbus_runtime::ready::Readiness;
-use agentbus_runtime::serve;
+use agentbus_runtime::{serve, state};
 use agentbus_runtime::trace::Tracer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +27,7 @@ use crate::outbound::Outbound;
 use crate::query;
 use crate::seal::Seal;
 use crate::spool::{self, Spool};
+use crate::toll::Toll;
 use crate::standby;
 
 /// A running sidecar.
@@ -88,8 +89,13 @@ impl Sidecar {
         let bus = connect.await?;
         let (metrics, replies, asking) = (Metrics::new(), bus.clone(), tracer.clone());
         let publisher = bus.publisher().clone();
+        if let Some(state) = &start.state {
+            state::create_private(Path::new(state))
+                .map_err(|error| Fault::new(Code::BadConfig, format!("no folder for the sidecar: {error}")))?;
+        }
+        let toll = Toll::open(&grant, start.state.as_deref().map(Path::new), metrics.clone());
         let spool = open_spool(start.state.as_deref(), start.spool, &metrics)?;
-        let outbound = Outbound::new(publisher.clone(), &grant, tracer.clone(), metrics.clone(), spool.clone());
+        let outbound = Outbound::new(publisher.clone(), &grant, tracer.clone(), metrics.clone(), spool.clone(), toll.clone());
         outbound.explain_full(Full::new(bus.clone(), &grant.namespace, &grant.agent));
         let seal = Seal::new(&start.token);
         let parts =
@@ -110,6 +116,7 @@ impl Sidecar {
         });
         servers.spawn(standby::run(control.clone(), hub.clone(), stop.clone()));
         servers.spawn(query::run(control.clone(), hub.clone(), stop.clone()));
+        servers.spawn(toll.save(stop.clone()));
         if let Some(spool) = &spool {
             servers.spawn(spool::drain::watch(spool.clone(), bus.clone(), stop.clone()));
             servers.spawn(spool::drain::run(spool.clone(), bus.clone(), stop.clone()));

@@ -6,11 +6,13 @@
 
 pub mod api;
 pub mod app;
+pub mod breaker;
 pub mod ask;
 pub mod control;
 pub mod full;
 pub mod inbound;
 pub mod later;
+pub mod limits;
 pub mod memory;
 pub mod metrics;
 pub mod outbound;
@@ -20,5 +22,6 @@ pub mod seal;
 pub mod spool;
 pub mod standby;
 pub mod stdio;
+pub mod toll;
 
 pub use stdio::Args;

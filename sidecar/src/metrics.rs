@@ -32,6 +32,15 @@ pub struct Group {
     pub group: String,
 }
 
+/// `side` and `group`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Breaker {
+    /// `publish` (all destinations together) or `deliver`.
+    pub side: &'static str,
+    /// Group name; empty for `publish`.
+    pub group: String,
+}
+
 /// `group` and dead-letter `class`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct GroupClass {
@@ -67,6 +76,10 @@ pub struct Metrics {
     pub broker_connected: Gauge,
     /// Requests refused before they reached a handler.
     pub refused: Family<Outcome, Counter>,
+    /// Publishes refused by the agent's own rate or quota.
+    pub rate_limited: Counter,
+    /// 0 closed, 1 half-open, 2 open.
+    pub breaker_state: Family<Breaker, Gauge>,
     /// Events that wait on disk for the broker.
     pub spool_events: Gauge,
     /// Their size on disk, refused ones included.
@@ -97,6 +110,8 @@ impl Metrics {
             in_flight: Gauge::default(),
             broker_connected: Gauge::default(),
             refused: Family::default(),
+            rate_limited: Counter::default(),
+            breaker_state: Family::default(),
             spool_events: Gauge::default(),
             spool_bytes: Gauge::default(),
             spool_refused: Gauge::default(),
@@ -116,6 +131,8 @@ impl Metrics {
         registry.register("in_flight", "Deliveries held by this sidecar", metrics.in_flight.clone());
         registry.register("broker_connected", "1 while connected to the broker", metrics.broker_connected.clone());
         registry.register("refused", "Requests refused at the door", metrics.refused.clone());
+        registry.register("rate_limited", "Publishes refused by the agent's own rate or quota", metrics.rate_limited.clone());
+        registry.register("breaker_state", "0 closed, 1 half-open, 2 open", metrics.breaker_state.clone());
         registry.register("spool_events", "Events that wait on disk for the broker", metrics.spool_events.clone());
         let spooled = metrics.spool_bytes.clone();
         registry.register_with_unit("spool", "Size of the spool on disk", Unit::Bytes, spooled);
@@ -138,6 +155,11 @@ impl Metrics {
     /// Counts the ends of several.
     pub fn deliveries_ended(&self, group: &str, outcome: &'static str, count: u64) {
         self.deliveries.get_or_create(&GroupOutcome { group: group.to_owned(), outcome }).inc_by(count);
+    }
+
+    /// Shows the state of a breaker: `publish` the worst of all destinations, `deliver` of one group.
+    pub fn breaker(&self, side: &'static str, group: &str, state: crate::breaker::State) {
+        self.breaker_state.get_or_create(&Breaker { side, group: group.to_owned() }).set(state.number());
     }
 
     /// Counts one publish.

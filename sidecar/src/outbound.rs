@@ -21,6 +21,7 @@ use crate::full::Full;
 use crate::metrics::Metrics;
 use crate::scope::Scope;
 use crate::spool::{self, Spool, Ticket};
+use crate::toll::Toll;
 
 /// How long an ack with outputs waits for the spool to be empty.
 const SPOOL_WAIT: Duration = Duration::from_secs(2);
@@ -90,6 +91,7 @@ struct Inner {
     tracer: Tracer,
     metrics: Metrics,
     spool: Option<Spool>,
+    toll: Toll,
     /// Set once: says why a full stream is full.
     full: OnceLock<Full>,
 }
@@ -106,6 +108,7 @@ pub enum Kept {
 /// An event that may be sent.
 pub struct Checked {
     id: String,
+    to: Address,
     message: Message,
     span: Span,
     since: Instant,
@@ -126,15 +129,25 @@ pub struct Sent {
     pending: Option<Pending>,
     /// Its place, for an agent with a spool.
     ticket: Option<Ticket>,
+    to: Address,
+    bytes: usize,
     span: Span,
     since: Instant,
     outbound: Outbound,
 }
 
 impl Outbound {
-    /// Publishes under the grant's name and limits; into `spool` while the broker is away.
-    pub fn new(publisher: Publisher, grant: &Grant, tracer: Tracer, metrics: Metrics, spool: Option<Spool>) -> Self {
-        let limits = Limits { event_bytes_max: grant.event_bytes_max, ..Limits::default() };
+    /// Publishes under the grant's name, past `toll`; into `spool` while the broker is away.
+    pub fn new(
+        publisher: Publisher,
+        grant: &Grant,
+        tracer: Tracer,
+        metrics: Metrics,
+        spool: Option<Spool>,
+        toll: Toll,
+    ) -> Self {
+        let event_bytes_max = grant.limits.event_bytes_max.unwrap_or(usize::MAX).min(grant.event_bytes_max);
+        let limits = Limits { event_bytes_max, ..Limits::default() };
         let inner = Inner {
             publisher,
             namespace: grant.namespace.clone(),
@@ -145,6 +158,7 @@ impl Outbound {
             tracer,
             metrics,
             spool,
+            toll,
             full: OnceLock::new(),
         };
         Self { inner: Arc::new(inner) }
@@ -188,20 +202,21 @@ impl Outbound {
     }
 
     async fn send_or_keep(&self, spool: &Spool, checked: Checked) -> Result<Sent, Fault> {
-        let Checked { id, message, mut span, since } = checked;
-        let refused = |span: &mut Span, fault: Fault| {
-            self.inner.metrics.publish(fault.code.as_str());
-            fail(span, &fault);
-            fault
+        let Checked { id, to, message, mut span, since } = checked;
+        let bytes = message.payload.len();
+        self.enter(&to, bytes, &mut span)?;
+        let refused = |span: &mut Span, to: &Address, fault: Fault| {
+            self.inner.toll.failed(to, bytes, &fault);
+            self.refused(span, fault)
         };
-        let mut ticket = spool.enter(&id, &message).map_err(|fault| refused(&mut span, fault))?;
-        let mut sent = Sent { id, pending: None, ticket: None, span, since, outbound: self.clone() };
+        let mut ticket = spool.enter(&id, &message).map_err(|fault| refused(&mut span, &to, fault))?;
+        let mut sent = Sent { id, pending: None, ticket: None, to, bytes, span, since, outbound: self.clone() };
         if !ticket.is_behind() {
             tokio::select! {
                 biased;
                 // Moved while it waited for the connection: the answer is here already.
                 kept = ticket.kept() => {
-                    kept.map_err(|fault| refused(&mut sent.span, fault))?;
+                    kept.map_err(|fault| refused(&mut sent.span, &sent.to, fault))?;
                     ticket = Ticket::ready();
                 }
                 handed = self.inner.publisher.send(message) => match handed {
@@ -210,7 +225,7 @@ impl Outbound {
                         sent.pending = Some(pending);
                     }
                     Err(fault) if spool::is_away(&fault) => spool.broker_away(),
-                    Err(fault) => return Err(refused(&mut sent.span, fault)),
+                    Err(fault) => return Err(refused(&mut sent.span, &sent.to, fault)),
                 },
             }
         }
@@ -232,17 +247,31 @@ impl Outbound {
 
     /// Hands a checked event to the broker's connection, in call order; never to the spool. Await [`Sent::stored`].
     pub async fn send_checked(&self, checked: Checked) -> Result<Sent, Fault> {
-        let Checked { id, message, mut span, since } = checked;
+        let Checked { id, to, message, mut span, since } = checked;
+        let bytes = message.payload.len();
+        self.enter(&to, bytes, &mut span)?;
         match self.inner.publisher.send(message).await {
             Ok(pending) => {
-                Ok(Sent { id, pending: Some(pending), ticket: None, span, since, outbound: self.clone() })
+                let (pending, outbound) = (Some(pending), self.clone());
+                Ok(Sent { id, pending, ticket: None, to, bytes, span, since, outbound })
             }
             Err(fault) => {
-                self.inner.metrics.publish(fault.code.as_str());
-                fail(&mut span, &fault);
-                Err(fault)
+                self.inner.toll.failed(&to, bytes, &fault);
+                Err(self.refused(&mut span, fault))
             }
         }
+    }
+
+    /// Past the agent's limits and what is left alone.
+    fn enter(&self, to: &Address, bytes: usize, span: &mut Span) -> Result<(), Fault> {
+        self.inner.toll.enter(std::iter::once((to, bytes))).map_err(|fault| self.refused(span, fault))
+    }
+
+    /// Counts a publish that failed.
+    fn refused(&self, span: &mut Span, fault: Fault) -> Fault {
+        self.inner.metrics.publish(fault.code.as_str());
+        fail(span, &fault);
+        fault
     }
 
     /// Stores checked events all together or not at all; behind what waits in the spool.
@@ -253,20 +282,27 @@ impl Outbound {
             let why = "the broker is away, or what waits in the spool is stored first: settle again in a moment";
             return Err(Fault::new(Code::BrokerDown, why).with_retry_after(Duration::from_secs(1)));
         }
+        let toll = &self.inner.toll;
+        toll.enter(checked.iter().map(|one| (&one.to, one.message.payload.len())))?;
         let (mut rest, mut messages) = (Vec::with_capacity(checked.len()), Vec::with_capacity(checked.len()));
-        for Checked { id, message, span, since } in checked {
-            rest.push((id, span, since));
+        for Checked { id, to, message, span, since } in checked {
+            rest.push((id, to, message.payload.len(), span, since));
             messages.push(message);
         }
         match self.inner.publisher.store_all(messages).await {
             Ok(stored) => {
                 let each = rest.into_iter().zip(stored);
-                Ok(each.map(|((id, mut span, since), stored)| (id, self.noted(&mut span, since, stored))).collect())
+                let noted = each.map(|((id, to, _, mut span, since), stored)| {
+                    toll.stored(&to);
+                    (id, self.noted(&mut span, since, stored))
+                });
+                Ok(noted.collect())
             }
             Err(fault) => {
-                for (_, mut span, _) in rest {
-                    self.inner.metrics.publish(fault.code.as_str());
-                    fail(&mut span, &fault);
+                let fault = self.explained(fault);
+                for (_, to, bytes, mut span, _) in rest {
+                    toll.failed(&to, bytes, &fault);
+                    self.refused(&mut span, fault.clone());
                 }
                 Err(fault)
             }
@@ -316,7 +352,7 @@ impl Outbound {
             headers.insert(headers::name(headers::HANDLED), cause.handled.as_str());
         }
         let message = Message { subject, headers, payload: stamped };
-        Ok(Checked { id: head.id, message, span, since })
+        Ok(Checked { id: head.id, to, message, span, since })
     }
 
     /// Fills in what the sender left out, in the head and in the bytes alike.
@@ -419,6 +455,7 @@ impl Sent {
         };
         match outcome {
             Ok(Kept::Broker(stored)) => {
+                self.outbound.inner.toll.stored(&self.to);
                 let stored = self.outbound.noted(&mut self.span, self.since, stored);
                 Ok((std::mem::take(&mut self.id), Kept::Broker(stored)))
             }
@@ -429,11 +466,10 @@ impl Sent {
             }
             Err(fault) => {
                 let fault = self.outbound.explained(fault);
-                let metrics = &self.outbound.inner.metrics;
-                metrics.publish_seconds.observe(self.since.elapsed().as_secs_f64());
-                metrics.publish(fault.code.as_str());
-                fail(&mut self.span, &fault);
-                Err(fault)
+                let inner = &self.outbound.inner;
+                inner.toll.failed(&self.to, self.bytes, &fault);
+                inner.metrics.publish_seconds.observe(self.since.elapsed().as_secs_f64());
+                Err(self.outbound.refused(&mut self.span, fault))
             }
         }
     }

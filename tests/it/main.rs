@@ -10,6 +10,7 @@ mod docs;
 mod edge;
 mod history;
 mod offline;
+mod order;
 mod pages;
 mod scope;
 mod skeleton;

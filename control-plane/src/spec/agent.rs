@@ -8,6 +8,7 @@ use agentbus_runtime::restart;
 
 use super::addresses;
 use super::env::{self, Env};
+use super::limits::{self, Bounds};
 use super::policy;
 use super::read::{Map, Reader};
 use super::subscribe::{self, Subscription};
@@ -31,6 +32,9 @@ const ALLOWED: &[&str] = &[
     "ack_deadline",
     "restart",
     "env",
+    "limits",
+    "spool",
+    "breaker",
 ];
 
 /// Keys of the full contract that come with later versions.
@@ -41,7 +45,6 @@ const LATER: &[&str] = &[
     "workspace",
     "approvals",
     "budget",
-    "limits",
     "isolation",
     "channels",
     "concurrency",
@@ -126,6 +129,8 @@ pub struct AgentSpec {
     pub policy: Policy,
     /// Restarts.
     pub restart: Restart,
+    /// What bounds it.
+    pub bounds: Bounds,
     /// Environment.
     pub env: Env,
 }
@@ -145,7 +150,7 @@ pub(super) fn read(
     reader: &mut Reader,
     agent: &str,
     node: &Node,
-    defaults: &Policy,
+    (defaults, bounds): (&Policy, &Bounds),
     known: &Directory,
 ) -> Option<AgentSpec> {
     let path = format!("agents.{agent}");
@@ -170,6 +175,7 @@ pub(super) fn read(
         fallback: addresses::fallback(reader, &map, agent, known),
         policy: policy::read(reader, &map, defaults),
         restart: policy::restart(reader, &map),
+        bounds: limits::read(reader, &map, bounds),
         env: env::read(reader, &map),
         runner: runner?,
         command: command?,

@@ -11,6 +11,7 @@ mod channels;
 mod check;
 mod env;
 mod errors;
+mod limits;
 mod policy;
 mod read;
 mod retention;
@@ -28,6 +29,7 @@ use agentbus_proto::name;
 pub use agent::{AgentSpec, Output, Restart, Runner};
 pub use env::Env;
 pub use errors::{SpecError, SpecErrors};
+pub use limits::Bounds;
 pub use retention::{OnLag, Retention};
 pub use subscribe::Subscription;
 pub use yaml::Mark;
@@ -51,6 +53,8 @@ pub struct Project {
     pub namespace: String,
     /// How failures are handled where an agent says nothing else: groups joined by the person use it too.
     pub policy: Policy,
+    /// What bounds agents that say nothing else; the spool and the breaker are the person's too.
+    pub bounds: Bounds,
     /// How long events are kept.
     pub retention: Retention,
     /// Declared channels; `all` is one whether it is named or not.
@@ -62,7 +66,7 @@ pub struct Project {
 impl Project {
     /// A project that declares no agents.
     pub fn empty(namespace: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), policy: Policy::default(), retention: Retention::default(), channels: BTreeSet::new(), agents: Vec::new() }
+        Self { namespace: namespace.into(), policy: Policy::default(), bounds: Bounds::default(), retention: Retention::default(), channels: BTreeSet::new(), agents: Vec::new() }
     }
 
     /// Reads a file.
@@ -103,11 +107,15 @@ fn read_project(reader: &mut Reader, root: &Node) -> Option<Project> {
     let map = reader.table(root, "", ALLOWED, LATER)?;
     version(reader, &map);
     let namespace = namespace(reader, &map);
-    let defaults = match map.get("defaults") {
-        Some(node) => reader
-            .table(node, "defaults", &["retry", "ack_deadline"], &["isolation", "limits"])
-            .map_or_else(Policy::default, |map| policy::read(reader, &map, &Policy::default())),
+    let keys = [&["retry", "ack_deadline"], &limits::KEYS[..]].concat();
+    let written = map.get("defaults").and_then(|node| reader.table(node, "defaults", &keys, &["isolation"]));
+    let defaults = match &written {
+        Some(map) => policy::read(reader, map, &Policy::default()),
         None => Policy::default(),
+    };
+    let bounds = match &written {
+        Some(map) => limits::read(reader, map, &Bounds::default()),
+        None => Bounds::default(),
     };
     let retention = retention::read(reader, &map);
     let channels = map.get("channels").map(|node| channels::read(reader, node)).unwrap_or_default();
@@ -117,12 +125,12 @@ fn read_project(reader: &mut Reader, root: &Node) -> Option<Project> {
     if let Some(map) = declared {
         for entry in map.entries {
             let named = agent::agent_name(reader, entry.at, &entry.key);
-            let spec = agent::read(reader, &entry.key, &entry.value, &defaults, &known);
+            let spec = agent::read(reader, &entry.key, &entry.value, (&defaults, &bounds), &known);
             agents.extend(spec.filter(|_| named).map(|spec| (entry.at, spec)));
         }
     }
     check::together(reader, &agents);
-    Some(Project { namespace, policy: defaults, retention, channels, agents: agents.into_iter().map(|(_, spec)| spec).collect() })
+    Some(Project { namespace, policy: defaults, bounds, retention, channels, agents: agents.into_iter().map(|(_, spec)| spec).collect() })
 }
 
 fn version(reader: &mut Reader, map: &Map<'_>) {

@@ -58,6 +58,11 @@ impl Place {
         vec![self.executable.clone().into_os_string(), "launch".into(), "--".into()]
     }
 
+    /// The folder of one instance's sidecar: its spool, its counts. Outside the project, where agents do not look.
+    pub fn sidecar_state(&self, instance: &str) -> PathBuf {
+        self.state_dir.join("sidecars").join(instance)
+    }
+
     /// Variables of this process that pass `allowed`.
     pub fn env_where(&self, allowed: impl Fn(&str) -> bool) -> Vec<(String, String)> {
         self.env.iter().filter(|(key, _)| allowed(key)).cloned().collect()

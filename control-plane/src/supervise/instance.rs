@@ -201,6 +201,7 @@ impl Instance {
             issue: Box::new(move |public_key| grants.issue(&agent, &instance, public_key)),
             token: self.setting.token.clone(),
             addresses: self.addresses.clone(),
+            spool: self.setting.grants.bounds(&self.setting.agent).spool,
             log: self.setting.sidecar_log.clone(),
         };
         let held = sidecar::hold(job, self.setting.place.clone(), self.said.clone(), inbox);

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use agentbus_nats::grant::{FromSidecar, Grant, Start, ToSidecar};
+use agentbus_nats::grant::{FromSidecar, Grant, SpoolOptions, Start, ToSidecar};
 use agentbus_runtime::logs::{LogFile, Stream};
 use agentbus_runtime::process::{Child, Input, Output, Spec};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines, Take};
@@ -40,6 +40,8 @@ pub(super) struct Job {
     pub token: String,
     /// Addresses of an earlier run, to be used again.
     pub addresses: Option<Addresses>,
+    /// Keep events on disk while the broker is away.
+    pub spool: Option<SpoolOptions>,
     pub log: LogFile,
 }
 
@@ -192,7 +194,8 @@ impl<'p> Run<'p> {
             admin: addresses.admin,
             unix: socket(self.place, &self.job.instance),
             drain_ms: u64::try_from(self.place.drain.as_millis()).unwrap_or(u64::MAX),
-            ..Start::default()
+            state: self.place.sidecar_state(&self.job.instance).to_str().map(str::to_owned),
+            spool: self.job.spool,
         };
         self.tell(&ToSidecar::Start(Box::new(start))).await;
     }

@@ -1,0 +1,54 @@
+//! What the spool does not take, and what the broker does not take from it.
+
+use agentbus_nats::grant::SpoolOptions;
+use agentbus_proto::event::v1::Event;
+use agentbus_proto::sidecar::v1::Stored;
+use agentbus_tests::{Member, SidecarProcess, grpc};
+use serde_json::Value;
+
+use super::world::{SPOOL, World, ids, note, notes, publish, spooled};
+
+#[tokio::test]
+async fn a_full_spool_refuses_with_its_code_and_keeps_what_it_accepted() {
+    let mut world = World::start().await;
+    let small = SpoolOptions { bytes_max: 64 * 1024, ..SPOOL };
+    let sidecar = SidecarProcess::start(&world.broker, Member { spool: Some(small), ..world.member() }).await;
+    let mut client = grpc::client(&sidecar).await;
+    world.broker.server.kill9().await.unwrap();
+    let large = |n: usize| Event { data: "x".repeat(4096).into(), ..note(&format!("n-{n}")) };
+    let answers = grpc::publish_all(&mut client, (0..50).map(large)).await;
+    let kept: Vec<String> =
+        answers.iter().filter(|answer| answer.failure.is_none()).map(|answer| answer.id.clone()).collect();
+    let refused: Vec<_> = answers.iter().filter_map(|answer| answer.failure.as_ref()).collect();
+    assert!(kept.len() > 10 && kept.len() + refused.len() == 50);
+    for failure in refused {
+        assert!(failure.code == "SPOOL_FULL" && failure.retry_after.is_some(), "{failure:?}");
+        assert!(failure.message.contains("64KiB"), "{failure:?}");
+    }
+    world.broker.server.restart().await.unwrap();
+    spooled(&sidecar, 0.0).await;
+    assert_eq!(world.stored().await.1, kept);
+    publish(&mut client, vec![note("after")], Stored::Broker).await;
+}
+
+#[tokio::test]
+async fn what_is_refused_for_good_goes_to_the_refused_log_and_blocks_nobody() {
+    let mut world = World::start().await;
+    let mut sidecar = world.sidecar().await;
+    let mut client = grpc::client(&sidecar).await;
+    world.broker.server.kill9().await.unwrap();
+    let mut events = notes("kept", 20);
+    events.insert(3, Event { id: "outside".into(), ..grpc::event("note.private", "x") });
+    publish(&mut client, events, Stored::Spool).await;
+    sidecar.kill().await;
+    world.broker.server.restart().await.unwrap();
+    // The successor may publish less.
+    let member = Member { publish: &["note.made"], ..world.member() };
+    let sidecar = SidecarProcess::start(&world.broker, member).await;
+    spooled(&sidecar, 0.0).await;
+    assert_eq!(world.stored().await.1, ids(&notes("kept", 20)));
+    assert_eq!(sidecar.metric("agentbus_spool_refused").await, 1.0);
+    let log = std::fs::read_to_string(world.state.path().join("spool/refused.jsonl")).unwrap();
+    let line: Value = serde_json::from_str(log.trim()).unwrap();
+    assert_eq!((&line["id"], &line["code"]), (&"outside".into(), &"SCOPE_DENIED".into()));
+}
