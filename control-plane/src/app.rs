@@ -32,6 +32,7 @@ use crate::spec::Project;
 use crate::standby::Standby;
 use crate::status::InstanceStatus;
 use crate::supervise::{self, Door, Supervisor};
+use crate::replay::Replays;
 use crate::trimmer::{Alarms, Space, Trimmer};
 
 /// How long a sidecar may take to finish and give back what it holds. Its agent is gone by then, so little is left.
@@ -96,6 +97,10 @@ impl ControlPlane {
         let resolver = Resolver::new(Arc::clone(&base.bus), base.names.clone(), Arc::clone(&grants));
         let mut verbs = verbs(&options, &base, &grants, &alarms, &standby, &events)?;
         verbs.extend(resolve::verbs(&resolver));
+        let bus = Arc::clone(&base.bus);
+        let replays =
+            Replays::new(bus, base.names.clone(), Arc::clone(&grants), &options.authority, audit.clone())?;
+        verbs.extend([replays.verb()]);
         start_responder(&tasks, &base, &grants, keeper, verbs).await?;
         tasks.spawn("audit", OnFailure::Log, endless(audit_service.run(base.publisher.clone(), stop.clone())));
         let (poke, (health_tx, health)) = (Arc::new(Notify::new()), watch::channel(None));
@@ -109,7 +114,7 @@ impl ControlPlane {
         let follow = base.registry.clone().follow(instances.clone(), stop.clone());
         tasks.spawn("registry", OnFailure::Log, endless(follow));
         let api_url = format!("http://{}", listener.local_addr().unwrap_or(options.listen));
-        let router = api::router(api_state(&options, base, &grants, instances.clone(), alarms, events)?);
+        let router = api::router(api_state(&options, base, &grants, instances.clone(), alarms, events, replays)?);
         tasks.spawn("api", OnFailure::Log, endless(serve::serve_tcp(listener, router, stop)));
         unfinished.disarm();
         Ok(Self { api_url, instances, health, poke, supervisor, services })
@@ -238,6 +243,7 @@ fn api_state(
     instances: watch::Receiver<Vec<InstanceStatus>>,
     alarms: Alarms,
     events: Arc<Events>,
+    replays: Replays,
 ) -> Result<ApiState, Fault> {
     let grants = Arc::clone(grants);
     Ok(ApiState {
@@ -248,6 +254,7 @@ fn api_state(
         events,
         redrive_secret: redrive_secret(&options.authority)?,
         instances,
+        replays,
         alarms,
         groups: Arc::new(move || grants.all_groups().into_iter().map(|group| group.name).collect()),
     })

@@ -25,6 +25,7 @@ pub mod groups;
 pub mod keeper;
 pub mod reconcile;
 pub mod registry;
+pub mod replay;
 pub mod resolve;
 pub mod runner;
 pub mod schedules;

@@ -11,6 +11,7 @@
 //! GET  /v1/events                    ?from_seq&since&last&pattern&limit&wait_ms: what is stored, and what comes
 //! GET  /v1/events/{id}               where one event is, for every group
 //! GET  /v1/chains/{id}               a whole chain, by its correlation id or the id of one of its events
+//! POST /v1/replay                    see `replay::Request`: stored events once more, to a group or into a sandbox
 //! GET  /v1/streams/plan              what applying would do
 //! POST /v1/streams/apply             make the streams as the table says
 //! ```
@@ -22,6 +23,7 @@ mod auth;
 mod dead_letters;
 mod errors;
 mod events;
+mod replay;
 mod router;
 mod streams;
 mod system;

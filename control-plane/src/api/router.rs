@@ -13,9 +13,10 @@ use axum::routing::{get, post};
 use tokio::sync::watch;
 
 use super::errors::Problem;
-use super::{auth, dead_letters, events, streams, system};
+use super::{auth, dead_letters, events, replay, streams, system};
 use crate::dead_letters::DeadLetters;
 use crate::events::Events;
+use crate::replay::Replays;
 use crate::status::InstanceStatus;
 use crate::trimmer::Alarms;
 
@@ -38,6 +39,8 @@ pub struct ApiState {
     pub redrive_secret: String,
     /// What runs.
     pub instances: watch::Receiver<Vec<InstanceStatus>>,
+    /// Copies stored events.
+    pub replays: Replays,
     /// Groups that keep the stream from being trimmed.
     pub alarms: Alarms,
     /// The groups that exist now.
@@ -64,6 +67,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/events", get(events::list))
         .route("/v1/events/{*id}", get(events::show))
         .route("/v1/chains/{*id}", get(events::chain))
+        .route("/v1/replay", post(replay::run))
         .route("/v1/streams/plan", get(streams::plan))
         .route("/v1/streams/apply", post(streams::apply))
         .fallback(nothing)

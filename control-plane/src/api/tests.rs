@@ -28,7 +28,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::*;
 use crate::dead_letters::{Causes, Outcome, Page, Refusal, Report, Shown};
 use crate::events::Events;
+use crate::audit::Audit;
 use crate::grants::{Common, Grants};
+use crate::replay::Replays;
 use crate::groups::Groups;
 use crate::status::{InstanceState, InstanceStatus, SystemStatus};
 
@@ -104,6 +106,7 @@ impl Bench {
             events: Arc::new(Events::new(self.bus.clone(), self.names.clone(), grants(), sizes())),
             redrive_secret: "redrive".into(),
             instances,
+            replays: replays(&self.bus, &self.names),
             alarms: watch::channel(Vec::new()).1,
             groups: Arc::new(|| vec!["readers".into(), "missing".into()]),
         };
@@ -123,6 +126,11 @@ impl Bench {
 fn grants() -> Arc<Grants> {
     let common = Common { namespace: "default".into(), servers: vec![], event_bytes_max: 1000 };
     Arc::new(Grants::new(Arc::new(Authority::generate("default")), common, Groups::default()))
+}
+
+fn replays(bus: &Arc<dyn Bus>, names: &Names) -> Replays {
+    let (audit, authority) = (Audit::new("default").0, Authority::generate("default"));
+    Replays::new(bus.clone(), names.clone(), grants(), &authority, audit).unwrap()
 }
 
 fn sizes() -> Sizes {

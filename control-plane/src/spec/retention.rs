@@ -174,7 +174,10 @@ mod tests {
     fn nothing_said_means_as_long_as_there_is_room() {
         let retention = project("").unwrap();
         assert_eq!(retention, Retention::default());
-        assert_eq!((retention.age, retention.bytes, retention.on_lag, retention.lag), (None, None, OnLag::Park, 7 * DAY));
+        assert_eq!(
+            (retention.age, retention.bytes, retention.on_lag, retention.lag),
+            (None, None, OnLag::Park, 7 * DAY)
+        );
     }
 
     #[test]

@@ -157,7 +157,8 @@ impl Trimmer {
         let others = match decision.others_below {
             Some(below) => {
                 let all = format!("ab.{}.>", self.names.namespace());
-                let subjects = self.bus.subjects(&self.names.events(), &all).await?.into_iter().map(|(subject, _)| subject);
+                let subjects =
+                    self.bus.subjects(&self.names.events(), &all).await?.into_iter().map(|(subject, _)| subject);
                 decide::by_subject(seen, &self.retention, below, subjects, SUBJECTS_MAX)
             }
             None => Vec::new(),
@@ -200,8 +201,7 @@ impl Trimmer {
     /// Tells about groups that began, or ceased, to be in the way.
     fn tell(&self, alarms: &watch::Sender<Vec<Lagging>>, decision: &Decision, bytes_max: u64) {
         let on_lag = self.retention.on_lag;
-        let now: Vec<Lagging> =
-            decision.alarms.iter().map(|alarm| Lagging::new(alarm, on_lag, bytes_max)).collect();
+        let now: Vec<Lagging> = decision.alarms.iter().map(|alarm| Lagging::new(alarm, on_lag, bytes_max)).collect();
         let before = alarms.borrow().clone();
         let known = |list: &[Lagging], one: &Lagging| list.iter().any(|other| other.same(one));
         for alarm in now.iter().filter(|alarm| !known(&before, alarm)) {

@@ -8,7 +8,9 @@ use agentbus_nats::grant::GroupGrant;
 use agentbus_nats::moves::{self, Class, Mover};
 use agentbus_nats::names::CONTROL_PLANE;
 use agentbus_nats::publisher::{Message, Pending};
-use agentbus_nats::pull::{Incoming, Pull};
+use agentbus_nats::pull::Incoming;
+use agentbus_nats::pull::slices::{Slices, Taken};
+use agentbus_nats::schedule::Occurrence;
 use agentbus_proto::{Code, EventHead, Fault};
 use serde::Serialize;
 use tokio::time::Instant;
@@ -26,8 +28,8 @@ pub(super) const NOTE_EVERY: Duration = Duration::from_secs(5);
 const BATCH_MAX: u64 = 64;
 /// Longest time for one group in one pass: the others have their turn, too.
 const PARK_MAX: Duration = Duration::from_secs(3);
-/// A consumer that gives nothing for so long has nothing to give now: what is left is held by members.
-const NOTHING: Duration = Duration::from_millis(300);
+/// Longest wait for the answer to a request that does not wait: the broker tells at once what there is.
+const NOTHING: Duration = Duration::from_secs(1);
 /// Before an event comes again whose letter could not be stored.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -66,23 +68,24 @@ pub(super) async fn park(trimmer: &Trimmer, park: &Park) -> Result<Option<Parked
     }
     let events = trimmer.names.events();
     let Some(consumer) = trimmer.bus.consumer(&events, &park.consumer).await? else { return Ok(None) };
-    let mut pull = trimmer.bus.pull(&events, &park.consumer).await?;
-    let mut run = Run::new(trimmer, park)?;
+    // Where one sidecar at a time is pinned, there is something for us only when none is.
+    let pinned = Some(consumer.config.priority_timeout).filter(|_| !consumer.config.priority_groups.is_empty());
+    let mut slice = trimmer.bus.slices(&events, vec![park.consumer.clone()], pinned).await?;
+    let mut run = Run::new(trimmer, park, pinned.is_some())?;
     let end = Instant::now() + PARK_MAX;
     // As many as there are sequences left: never more than wanted is taken from members.
     let mut left = park.up_to.saturating_sub(consumer.floor);
     while left > 0 && Instant::now() < end {
-        pull.want(usize::try_from(left.min(BATCH_MAX)).unwrap_or(1));
-        let batch = batch(&mut pull).await;
+        let batch = batch(&mut slice, usize::try_from(left.min(BATCH_MAX)).unwrap_or(1)).await;
         if batch.is_empty() {
             break;
         }
         run.store(batch).await?;
         left = park.up_to.saturating_sub(run.parked.last_seq);
     }
-    pull.want(0);
-    let rest = pull.finish().await;
+    let rest = slice.withdraw().await?;
     run.store(rest).await?;
+    slice.release(0).await;
     Ok(Some(run.parked))
 }
 
@@ -92,30 +95,38 @@ async fn has_room(trimmer: &Trimmer) -> Result<bool, Fault> {
     Ok(letters.bytes < most / 100 * DEAD_LETTERS_PERCENT)
 }
 
-/// What is here, or comes within a moment.
-async fn batch(pull: &mut Pull) -> Vec<Incoming> {
-    let Ok(first) = tokio::time::timeout(NOTHING, pull.next()).await else { return Vec::new() };
-    let most = usize::try_from(BATCH_MAX).unwrap_or(1);
-    std::iter::once(first).chain(std::iter::from_fn(|| pull.try_next()).take(most - 1)).collect()
+/// What is there now.
+async fn batch(slice: &mut Slices, most: usize) -> Vec<Incoming> {
+    let mut batch = Vec::with_capacity(most);
+    slice.ask(0, most, false).await;
+    while batch.len() < most {
+        match tokio::time::timeout(NOTHING, slice.next()).await {
+            Ok(Taken::Message(_, incoming)) => batch.push(incoming),
+            Ok(Taken::Ended { .. }) | Err(_) => break,
+        }
+    }
+    batch
 }
 
 struct Run<'a> {
     trimmer: &'a Trimmer,
     cause: &'a str,
     secret: String,
+    /// The next one is given only when the last one is settled.
+    one_at_a_time: bool,
     /// None for a group that nobody is in any more: all it would have read is parked.
     group: Option<GroupGrant>,
     parked: Parked,
 }
 
 impl<'a> Run<'a> {
-    fn new(trimmer: &'a Trimmer, park: &'a Park) -> Result<Self, Fault> {
+    fn new(trimmer: &'a Trimmer, park: &'a Park, one_at_a_time: bool) -> Result<Self, Fault> {
         let bad = |error| Fault::new(Code::BadConfig, format!("cannot derive a group's secret: {error}"));
         let secret = trimmer.authority.secret("group", &park.group).map_err(bad)?;
         let group = trimmer.grants.all_groups().into_iter().find(|group| group.name == park.group);
         let (name, cause) = (park.group.clone(), park.cause.clone());
         let parked = Parked { group: name, letters: 0, settled: 0, first_seq: 0, last_seq: 0, cause };
-        Ok(Self { trimmer, cause: &park.cause, secret, group, parked })
+        Ok(Self { trimmer, cause: &park.cause, secret, one_at_a_time, group, parked })
     }
 
     /// Publish all, then for each: PubAck, ack. On a failure nothing of the rest is acked; it comes again.
@@ -148,7 +159,11 @@ impl<'a> Run<'a> {
     }
 
     async fn settled(&mut self, incoming: &Incoming, letters: u64) {
-        self.trimmer.bus.answer(&incoming.receipt.subject, Answer::Ack).await;
+        match self.one_at_a_time {
+            // Not confirmed within its time: it comes again.
+            true => drop(self.trimmer.bus.confirmed(&incoming.receipt.subject).await),
+            false => self.trimmer.bus.answer(&incoming.receipt.subject, Answer::Ack).await,
+        }
         let (seq, cause) = (incoming.receipt.seq, self.parked.cause.clone());
         let group = self.parked.group.clone();
         let one = Parked { group, letters, settled: 1 - letters, first_seq: seq, last_seq: seq, cause };
@@ -165,7 +180,10 @@ impl<'a> Run<'a> {
 
     /// Whether a sidecar would have handed it to an agent. What is no event is kept: nobody knows what it was.
     fn owed(&self, incoming: &Incoming) -> bool {
-        let Ok(head) = EventHead::decode(&incoming.payload) else { return true };
+        let Ok(mut head) = EventHead::decode(&incoming.payload) else { return true };
+        if let Some(occurrence) = Occurrence::of(&incoming.headers, &incoming.subject, incoming.receipt.stored_at) {
+            occurrence.apply(&mut head);
+        }
         let keep = head.delivery.as_ref().is_some_and(|delivery| delivery.dead_letter_if_expired);
         let expires = head.expires.and_then(|expires| SystemTime::try_from(expires).ok());
         if !keep && expires.is_some_and(|expires| expires <= SystemTime::now()) {

@@ -152,7 +152,8 @@ type Stored = (usize, Vec<bool>);
 /// A reader as the broker tells it.
 fn told(group: usize, filters: &[&str], events: &[Stored], look: bool) -> Reader {
     let filters: Vec<String> = filters.iter().map(|topic| format!("ab.default.*.*.topic.*.{topic}")).collect();
-    let read = |stored: &Stored| filters.is_empty() || filters.iter().any(|f| overlap::both(f, &subject(TOPICS[stored.0])));
+    let read =
+        |stored: &Stored| filters.is_empty() || filters.iter().any(|f| overlap::both(f, &subject(TOPICS[stored.0])));
     let mine = || events.iter().zip(1_u64..).filter(|(stored, _)| read(stored));
     let open = || mine().filter(|((_, settled), _)| !settled[group]).map(|(_, seq)| seq);
     let settled = mine().map(|(_, seq)| seq).take_while(|seq| open().next().is_none_or(|first| *seq < first)).last();
