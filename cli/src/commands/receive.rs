@@ -18,7 +18,7 @@ use crate::output;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  agentbus receive 'notes.>' --max 5 --wait 20s --json")]
 pub struct Args {
-    /// Topics to subscribe first [default: what is subscribed already]
+    /// Topics and '#CHANNEL's to subscribe first [default: what is sent to you, and what is subscribed already]
     #[arg(value_name = "PATTERN")]
     pub patterns: Vec<String>,
     /// Only events of this group; with patterns it is subscribed as [default: one of your own for these patterns]

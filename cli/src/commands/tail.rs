@@ -1,26 +1,32 @@
 //! `agentbus tail`: looks at the event stream and takes nothing: no group, no ack, no trace left on the broker.
 //!
-//! An ordered consumer of its own, made and dropped with the command. It sees all events of the namespace, whoever they are for.
+//! Page by page, each from where the last one ended: whatever happens in between, nothing is left out or shown twice. It sees
+//! all events of the namespace, whoever they are for.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use agentbus_control_plane::events::{ListQuery, Listed};
 use agentbus_nats::pattern;
 use agentbus_proto::event::v1::Event;
-use agentbus_proto::json::event_to_json;
+use agentbus_proto::json::{EventJson, content};
 use agentbus_proto::{Code, Fault};
-use async_nats::jetstream::consumer::{Consumer, DeliverPolicy, pull};
-use async_nats::jetstream::{Message, stream::Stream};
-use futures_util::StreamExt;
-use prost::Message as _;
 use serde_json::json;
 
-use crate::broker::{Access, Broker};
+use crate::broker::Access;
+use crate::filter::{self, Filter};
+use crate::history::{self, History};
 use crate::instance::Global;
 use crate::output::{self, Paint};
 use crate::{probe, show};
 
-/// Errors of the stream in a row after which something is really wrong; each stands for several seconds of trying.
-const ERRORS_MAX: u32 = 10;
+/// Errors in a row after which something is really wrong.
+const ERRORS_MAX: u32 = 20;
+/// Between two tries.
+const ERROR_PAUSE: Duration = Duration::from_secs(1);
+/// How long a page waits for its first event, in milliseconds.
+const WAIT_MS: u64 = 20_000;
+/// Events of a page.
+const PAGE: usize = 500;
 
 /// How often it is looked whether the bus is still there.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -28,17 +34,25 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const SILENT_MAX: Duration = Duration::from_secs(15);
 
 /// Watch events go by without taking them
+///
+/// On a terminal, events of one chain (correlation id) have one colour.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  agentbus tail\n  agentbus tail 'notes.>' --last 20\n  agentbus tail --last 100 --no-follow --json | jq .event.id"
+    after_help = format!("{}\n\nExamples:\n  agentbus tail\n  agentbus tail 'notes.>' --last 20\n  agentbus tail --since 10m --where 'source = check AND data.ok = false'\n  agentbus tail --last 100 --no-follow --json | jq .event.id", filter::HELP)
 )]
 pub struct Args {
-    /// Topics; * stands for one token, > at the end for the rest [default: everything]
+    /// Topics (* stands for one token, > at the end for the rest), @AGENT, '#CHANNEL' [default: everything]
     #[arg(value_name = "PATTERN")]
     pub patterns: Vec<String>,
-    /// Begin with this many of the events that are there already
+    /// Begin with this many of the events that are there already; they are counted before --where
     #[arg(long, short = 'n', default_value_t = 0, value_name = "N")]
     pub last: u64,
+    /// Begin with what was stored since then: 10m, 2h, or 2026-11-20T10:00:00Z
+    #[arg(long, value_name = "TIME", conflicts_with = "last")]
+    pub since: Option<String>,
+    /// Only events for which this holds, see below
+    #[arg(long = "where", value_name = "FILTER")]
+    pub filter: Option<String>,
     /// End after the events that are there already
     #[arg(long)]
     pub no_follow: bool,
@@ -46,58 +60,64 @@ pub struct Args {
 
 /// Prints until Ctrl-C, or until the end with `--no-follow`.
 pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
-    let access = Access::find(global)?;
-    let filters = if args.patterns.is_empty() {
-        vec![format!("ab.{}.>", access.namespace)]
-    } else {
-        pattern::filters(&access.namespace, &args.patterns)?
-    };
-    let broker = access.connect("tail").await?;
-    let (consumer, skip, count) = begin(&broker, filters, args.last).await?;
-    if args.no_follow && count == 0 {
-        return Ok(());
-    }
+    let wanted = args.filter.as_deref().map(Filter::parse).transpose()?;
+    let url = Access::find(global)?.url;
+    let history = History::find(global, "tail").await?;
+    let mut query = begin(args)?;
     let mut stop = std::pin::pin!(agentbus_runtime::drain::signals()?);
-    let mut messages = consumer.messages().await.map_err(|error| refused(&error))?;
-    let (mut seen, mut errors) = (0_u64, 0);
-    let paint = Paint::stdout();
     if !args.no_follow {
         let what = if args.patterns.is_empty() { "everything".to_owned() } else { args.patterns.join(" ") };
         output::say(format!("watching {what}; Ctrl-C ends"));
     }
-    let mut gone = std::pin::pin!(gone(global, &access.url));
+    let mut gone = std::pin::pin!(gone(global, &url));
+    let (paint, mut errors) = (Paint::stdout(), 0);
     loop {
-        // A message that loses against the signal is one that nobody waits for.
-        let message = tokio::select! {
-            message = messages.next() => message,
+        // A page that loses against the signal is one that nobody waits for.
+        let page = tokio::select! {
+            page = history.list(&query) => page,
             _ = &mut stop => return Ok(()),
             why = &mut gone => return Err(why.into()),
         };
-        match message {
-            None => return Err(Fault::new(Code::BrokerDown, "the event stream ended").into()),
-            Some(Ok(message)) => {
+        match page {
+            Ok(page) => {
                 errors = 0;
-                seen += 1;
-                if seen > skip {
-                    print(global, &message, paint)?;
+                for event in &page.events {
+                    if wanted.as_ref().is_none_or(|filter| filter.matches(&event.event)) {
+                        print(global, event, paint)?;
+                    }
                 }
-                if args.no_follow && seen >= count {
+                if args.no_follow && !page.more {
                     return Ok(());
                 }
+                query = ListQuery { from_seq: Some(page.next), since: None, last: None, ..query };
             }
-            Some(Err(error)) => {
+            Err(fault) if !fault.code.retryable() || errors >= ERRORS_MAX => return Err(fault.into()),
+            Err(fault) => {
                 errors += 1;
-                if errors >= ERRORS_MAX {
-                    return Err(refused(&error).into());
-                }
-                output::say(format!("interrupted, trying on: {error}"));
+                tracing::debug!(%fault, "no page");
+                tokio::time::sleep(ERROR_PAUSE).await;
             }
         }
     }
 }
 
+fn begin(args: &Args) -> anyhow::Result<ListQuery> {
+    if !args.patterns.is_empty() {
+        // Here already, so that a fault is told at once and in the words of the command.
+        pattern::simplify(&args.patterns)?;
+    }
+    Ok(ListQuery {
+        since: args.since.as_deref().map(|since| history::since(since, SystemTime::now())).transpose()?,
+        last: usize::try_from(args.last).ok().filter(|last| *last > 0),
+        pattern: args.patterns.join(","),
+        limit: Some(PAGE),
+        wait_ms: if args.no_follow { 0 } else { WAIT_MS },
+        ..ListQuery::default()
+    })
+}
+
 /// Resolves when there is nothing to wait for any more: the bus has stopped, or its broker has been silent for 15 s. A broker that
-/// is started again meanwhile is no reason; the consumer goes on by itself.
+/// is started again meanwhile is no reason: reading goes on where it was.
 async fn gone(global: &Global, url: &str) -> Fault {
     // With NATS_URL there is no state folder to look at, and perhaps no single server to ask.
     let Ok(instance) = global.instance() else { return std::future::pending().await };
@@ -106,6 +126,9 @@ async fn gone(global: &Global, url: &str) -> Fault {
         tokio::time::sleep(LOOK_EVERY).await;
         if !global.instance().is_ok_and(|now| now.pid == instance.pid) {
             return Fault::new(Code::BrokerDown, "the bus has stopped; `agentbus up -d` starts it");
+        }
+        if !url.starts_with("nats://") {
+            continue;
         }
         match (probe::greets(url).await, silent) {
             (Ok(()), None) => {}
@@ -123,60 +146,20 @@ async fn gone(global: &Global, url: &str) -> Fault {
     }
 }
 
-/// A consumer that begins at most `last` matching events before the end: (consumer, how many of its first events to skip, how many
-/// there are now). The events are counted by the broker, over a stretch that grows until it holds enough.
-async fn begin(
-    broker: &Broker,
-    filters: Vec<String>,
-    last: u64,
-) -> anyhow::Result<(Consumer<pull::OrderedConfig>, u64, u64)> {
-    let name = broker.names.events();
-    let stream = broker.jetstream.get_stream(&name).await.map_err(|error| refused(&error))?;
-    let state = stream.cached_info().state.clone();
-    if last == 0 {
-        return Ok((consumer(&stream, filters, DeliverPolicy::New).await?, 0, 0));
+/// One stored event as a line.
+pub fn print(global: &Global, stored: &Listed, paint: Paint) -> anyhow::Result<()> {
+    let Listed { stream, seq, undecodable, payload_base64, .. } = stored;
+    if global.json {
+        return output::json_line(&match stored.event.is_null() {
+            false => json!({"stream": stream, "seq": seq, "event": stored.event}),
+            true => json!({"stream": stream, "seq": seq, "undecodable": undecodable}),
+        });
     }
-    let mut stretch = last;
-    loop {
-        let start = (state.last_sequence + 1).saturating_sub(stretch).max(state.first_sequence).max(1);
-        let policy = DeliverPolicy::ByStartSequence { start_sequence: start };
-        let consumer = consumer(&stream, filters.clone(), policy).await?;
-        let count = consumer.cached_info().num_pending;
-        if count >= last || start <= state.first_sequence.max(1) {
-            return Ok((consumer, count.saturating_sub(last), count));
-        }
-        stretch = stretch.saturating_mul(8);
+    let event = serde_json::from_value::<EventJson>(stored.event.clone()).ok();
+    if let Some(event) = event.and_then(|json| Event::try_from(json).ok()) {
+        return Ok(output::line(show::line(&event, paint))?);
     }
-}
-
-async fn consumer(
-    stream: &Stream,
-    filter_subjects: Vec<String>,
-    deliver_policy: DeliverPolicy,
-) -> Result<Consumer<pull::OrderedConfig>, Fault> {
-    let config = pull::OrderedConfig { filter_subjects, deliver_policy, ..Default::default() };
-    stream.create_consumer(config).await.map_err(|error| refused(&error))
-}
-
-fn print(global: &Global, message: &Message, paint: Paint) -> anyhow::Result<()> {
-    let (name, seq) = message.info().map(|info| (info.stream.to_owned(), info.stream_sequence)).unwrap_or_default();
-    match Event::decode(message.payload.clone()) {
-        Ok(event) if global.json => {
-            output::json_line(&json!({"stream": name, "seq": seq, "event": event_to_json(&event)}))
-        }
-        Ok(event) => Ok(output::line(show::line(&event, paint))?),
-        Err(error) if global.json => {
-            output::json_line(&json!({"stream": name, "seq": seq, "undecodable": error.to_string()}))
-        }
-        Err(_) => {
-            let text =
-                format!("seq {seq} is no event: <{} bytes> {}", message.payload.len(), show::hex(&message.payload));
-            Ok(output::line(paint.red(text))?)
-        }
-    }
-}
-
-fn refused(error: &dyn std::error::Error) -> Fault {
-    let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
-    Fault::new(Code::BrokerDown, format!("cannot read the event stream: {error}{cause}"))
+    let payload = content::from_base64(payload_base64).unwrap_or_default();
+    let text = format!("seq {seq} is no event: <{} bytes> {}", payload.len(), show::hex(&payload));
+    Ok(output::line(paint.red(text))?)
 }

@@ -81,6 +81,7 @@ macro_rules! pages {
 // Names in alphabetical order; a chapter without a line here fails `every_chapter_is_executed`.
 pages! {
     readme: "README.md",
+    addresses: "docs/guide/addresses.md",
 }
 
 #[test]
