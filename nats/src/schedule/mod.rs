@@ -47,7 +47,7 @@ impl Occurrence {
     /// message's, in whatever stream it is.
     pub fn of(from: &HeaderMap, subject: &str, stored_at: SystemTime) -> Option<Self> {
         let (id, at) = match headers::get(Some(from), headers::STREAM_SOURCE) {
-            Some(source) => (fired(from, source, subject)?, stored_at),
+            Some(source) => (fired(from, source, subject)?, whole_millis(stored_at)),
             None => carried(headers::get(Some(from), headers::OCCURRENCE)?)?,
         };
         let ttl = headers::get(Some(from), headers::TTL).and_then(|text| text.parse().ok()).map(Duration::from_millis);
@@ -112,6 +112,13 @@ fn fired(from: &HeaderMap, source: &str, at: &str) -> Option<String> {
     (stream == Names::new(namespace).schedules() && agent == sender).then(|| format!("{id}.{number}"))
 }
 
+/// As precise as a copy can say it, so that it says the same.
+fn whole_millis(time: SystemTime) -> SystemTime {
+    let millis = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
+    let millis = Duration::from_millis(u64::try_from(millis).unwrap_or_default());
+    SystemTime::UNIX_EPOCH.checked_add(millis).unwrap_or(time)
+}
+
 fn carried(text: &str) -> Option<(String, SystemTime)> {
     let (id, millis) = text.split_once(' ')?;
     let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis.parse().ok()?))?;
@@ -169,14 +176,15 @@ mod tests {
     #[test]
     fn a_copy_is_the_same_occurrence() {
         let original = headers_of(&[SOURCE, SCHEDULER, (headers::TTL, "5000")]);
+        let fired = at(10) + Duration::from_nanos(509_623);
         let mut copied = HeaderMap::new();
-        carry(&original, SUBJECT, at(10), &mut copied);
+        carry(&original, SUBJECT, fired, &mut copied);
         let mut again = HeaderMap::new();
         carry(&copied, "abr.default.readers.bob", at(99), &mut again);
         for (copy, subject) in
             [(&copied, "abr.default.readers.bob"), (&again, "abd.default.readers.bob.EXPIRED"), (&again, SUBJECT)]
         {
-            let expected = Occurrence::of(&original, SUBJECT, at(10));
+            let expected = Occurrence::of(&original, SUBJECT, fired);
             assert_eq!(Occurrence::of(copy, subject, at(99)), expected, "{subject}");
         }
     }
