@@ -37,6 +37,7 @@ pub struct Watch {
 
 enum Way {
     JetStream(Box<kv::Watch>),
+    Memory(super::memory::Follower),
 }
 
 impl Watch {
@@ -44,10 +45,15 @@ impl Watch {
         Self { way: Way::JetStream(Box::new(watch)) }
     }
 
+    pub(super) fn memory(follower: super::memory::Follower) -> Self {
+        Self { way: Way::Memory(follower) }
+    }
+
     /// The next change. Cancel-safe. Errors are interruptions: it may be called again.
     pub async fn next(&mut self) -> Result<Change, Fault> {
         match &mut self.way {
             Way::JetStream(watch) => change(watch.next().await),
+            Way::Memory(follower) => follower.next().await,
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! [`Bus`] says everything that the sidecar and the control plane do with a broker: store with certainty, pull by demand,
 //! answer, read, keep streams and consumers, remember keys, ask and be asked. [`JetStream`] does it over the network;
-//! the in-process one is a bounded bus for tests and for `agentbus up --memory`. The words are ours; from the
+//! [`Memory`] is a bounded bus inside this process, for tests and for `agentbus up --memory`. The words are ours; from the
 //! client library come only plain data: configurations and header maps. A backend that does not do something says so
 //! with a [`Fault`], never by pretending.
 //!
@@ -28,11 +28,13 @@ use crate::read::{Page, Query, Record};
 mod facts;
 mod jetstream;
 mod keys;
+pub mod memory;
 mod notes;
 
 pub use facts::{ConsumerInfo, Server, StreamInfo};
 pub use jetstream::JetStream;
 pub use keys::{Change, Entry, Watch};
+pub use memory::Memory;
 pub use notes::{Note, Subscription};
 
 /// A bus. One handle is one connection: what it may do is decided when it is made.

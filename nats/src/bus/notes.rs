@@ -31,6 +31,7 @@ pub struct Subscription {
 
 enum Way {
     JetStream(Box<async_nats::Subscriber>),
+    Memory(super::memory::Notes),
 }
 
 impl Subscription {
@@ -38,10 +39,15 @@ impl Subscription {
         Self { way: Way::JetStream(Box::new(subscriber)) }
     }
 
+    pub(super) fn memory(notes: super::memory::Notes) -> Self {
+        Self { way: Way::Memory(notes) }
+    }
+
     /// The next note; none when the connection is closed for good. Cancel-safe.
     pub async fn next(&mut self) -> Option<Note> {
         match &mut self.way {
             Way::JetStream(subscriber) => subscriber.next().await.map(Note::from),
+            Way::Memory(notes) => notes.recv().await,
         }
     }
 
@@ -49,6 +55,7 @@ impl Subscription {
     pub fn try_next(&mut self) -> Option<Note> {
         match &mut self.way {
             Way::JetStream(subscriber) => subscriber.next().now_or_never().flatten().map(Note::from),
+            Way::Memory(notes) => notes.try_recv().ok(),
         }
     }
 }

@@ -377,6 +377,11 @@ fn answer(payload: &[u8]) -> Verdict {
     }
 }
 
+/// A refusal in the broker's numbers and words.
+pub(crate) fn refused(err_code: u64, description: &str) -> Fault {
+    refusal(&Refusal { err_code, description: description.to_owned() })
+}
+
 /// Server error codes that mean back-pressure, so that callers can tell "later" from "never" (facts: nats.md §2).
 fn refusal(error: &Refusal) -> Fault {
     let text = &error.description;

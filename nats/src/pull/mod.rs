@@ -6,6 +6,7 @@ use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 
 use crate::ack::Receipt;
+use crate::bus::memory;
 use crate::connect::Link;
 
 mod jetstream;
@@ -30,19 +31,26 @@ pub struct Pull {
 }
 
 enum Way {
-    JetStream(jetstream::Pull),
+    JetStream(Box<jetstream::Pull>),
+    Memory(memory::Taker),
 }
 
 impl Pull {
     /// Subscribes for the answers; asks for nothing yet.
     pub async fn open(link: &Link, stream: &str, consumer: &str) -> Result<Self, Fault> {
-        Ok(Self { way: Way::JetStream(jetstream::Pull::open(link, stream, consumer).await?) })
+        Ok(Self { way: Way::JetStream(Box::new(jetstream::Pull::open(link, stream, consumer).await?)) })
+    }
+
+    /// Over the bus in this process.
+    pub(crate) fn memory(taker: memory::Taker) -> Self {
+        Self { way: Way::Memory(taker) }
     }
 
     /// Sets how many more messages the caller can take now. What is under way counts towards it.
     pub fn want(&mut self, messages: usize) {
         match &mut self.way {
             Way::JetStream(pull) => pull.want(messages),
+            Way::Memory(taker) => taker.want(messages),
         }
     }
 
@@ -50,6 +58,7 @@ impl Pull {
     pub async fn next(&mut self) -> Incoming {
         match &mut self.way {
             Way::JetStream(pull) => pull.next().await,
+            Way::Memory(taker) => taker.next().await,
         }
     }
 
@@ -57,6 +66,7 @@ impl Pull {
     pub fn try_next(&mut self) -> Option<Incoming> {
         match &mut self.way {
             Way::JetStream(pull) => pull.try_next(),
+            Way::Memory(taker) => taker.try_next(),
         }
     }
 
@@ -65,6 +75,7 @@ impl Pull {
     pub async fn finish(&mut self) -> Vec<Incoming> {
         match &mut self.way {
             Way::JetStream(pull) => pull.finish().await,
+            Way::Memory(taker) => taker.finish(),
         }
     }
 }
