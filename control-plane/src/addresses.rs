@@ -16,7 +16,7 @@ use agentbus_nats::names::Names;
 use agentbus_nats::pattern::Pattern;
 
 use crate::groups::PERSON;
-use crate::spec::{AgentSpec, Project};
+use crate::spec::{AgentSpec, Pool, Project};
 
 /// All declared addresses.
 pub fn directory(project: &Project, person: bool) -> Directory {
@@ -38,14 +38,7 @@ pub fn directory(project: &Project, person: bool) -> Directory {
 pub fn own_groups(project: &Project, agent: &AgentSpec) -> Vec<GroupGrant> {
     let mut groups = vec![inbox(&agent.name, agent.ordered, &agent.policy)];
     groups.extend(channels(agent));
-    groups.extend(agent.pools.iter().map(|pool| GroupGrant {
-        name: Names::pool_group(pool),
-        patterns: vec![format!("@{pool}")],
-        kind: GroupKind::Pool,
-        declared: true,
-        policy: agent.policy.clone(),
-        ..GroupGrant::default()
-    }));
+    groups.extend(agent.pools.iter().map(|pool| pool_group(project, pool, &agent.policy)));
     let others = project.agents.iter().filter(|other| stands_in(project, other).contains(&agent.name.as_str()));
     groups.extend(others.map(|other| inbox(&other.name, other.ordered, &other.policy)));
     groups
@@ -65,6 +58,21 @@ pub fn stands_in<'a>(project: &'a Project, agent: &'a AgentSpec) -> Vec<&'a str>
         next = project.agent(name).and_then(|other| other.fallback.as_deref());
     }
     way
+}
+
+fn pool_group(project: &Project, pool: &str, policy: &Policy) -> GroupGrant {
+    let Pool { ordered, by_key, split_lanes } = project.pools.get(pool).copied().unwrap_or_default();
+    GroupGrant {
+        name: Names::pool_group(pool),
+        patterns: vec![format!("@{pool}")],
+        kind: GroupKind::Pool,
+        ordered,
+        by_key,
+        split_lanes,
+        declared: true,
+        policy: policy.clone(),
+        ..GroupGrant::default()
+    }
 }
 
 fn inbox(agent: &str, ordered: bool, policy: &Policy) -> GroupGrant {

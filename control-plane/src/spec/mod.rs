@@ -13,6 +13,7 @@ mod env;
 mod errors;
 mod limits;
 mod policy;
+mod pools;
 mod read;
 mod retention;
 mod subscribe;
@@ -20,7 +21,7 @@ mod subscribe;
 mod tests;
 mod yaml;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use agentbus_nats::grant::Policy;
@@ -30,6 +31,7 @@ pub use agent::{AgentSpec, Output, Restart, Runner};
 pub use env::Env;
 pub use errors::{SpecError, SpecErrors};
 pub use limits::Bounds;
+pub use pools::Pool;
 pub use retention::{OnLag, Retention};
 pub use subscribe::Subscription;
 pub use yaml::Mark;
@@ -43,8 +45,8 @@ pub const NAMESPACE_DEFAULT: &str = "default";
 /// Largest project file, in bytes: far above thousands of agents.
 const FILE_BYTES_MAX: usize = 1 << 20;
 
-const ALLOWED: &[&str] = &["version", "namespace", "defaults", "retention", "channels", "topics", "agents"];
-const LATER: &[&str] = &["broker", "pools"];
+const ALLOWED: &[&str] = &["version", "namespace", "defaults", "retention", "channels", "pools", "topics", "agents"];
+const LATER: &[&str] = &["broker"];
 
 /// A valid project file.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,6 +61,8 @@ pub struct Project {
     pub retention: Retention,
     /// Declared channels; `all` is one whether it is named or not.
     pub channels: BTreeSet<String>,
+    /// How pools are read that say so.
+    pub pools: BTreeMap<String, Pool>,
     /// In the order of the file.
     pub agents: Vec<AgentSpec>,
 }
@@ -66,7 +70,7 @@ pub struct Project {
 impl Project {
     /// A project that declares no agents.
     pub fn empty(namespace: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), policy: Policy::default(), bounds: Bounds::default(), retention: Retention::default(), channels: BTreeSet::new(), agents: Vec::new() }
+        Self { namespace: namespace.into(), policy: Policy::default(), bounds: Bounds::default(), retention: Retention::default(), channels: BTreeSet::new(), pools: BTreeMap::new(), agents: Vec::new() }
     }
 
     /// Reads a file.
@@ -122,6 +126,7 @@ fn read_project(reader: &mut Reader, root: &Node) -> Option<Project> {
     let mut agents = Vec::new();
     let declared = map.get("agents").and_then(|node| reader.map(node, "agents"));
     let known = addresses::gather(declared.as_ref(), channels.clone());
+    let pools = map.get("pools").map(|node| pools::read(reader, node, &known)).unwrap_or_default();
     if let Some(map) = declared {
         for entry in map.entries {
             let named = agent::agent_name(reader, entry.at, &entry.key);
@@ -130,7 +135,7 @@ fn read_project(reader: &mut Reader, root: &Node) -> Option<Project> {
         }
     }
     check::together(reader, &agents);
-    Some(Project { namespace, policy: defaults, bounds, retention, channels, agents: agents.into_iter().map(|(_, spec)| spec).collect() })
+    Some(Project { namespace, policy: defaults, bounds, retention, channels, pools, agents: agents.into_iter().map(|(_, spec)| spec).collect() })
 }
 
 fn version(reader: &mut Reader, map: &Map<'_>) {

@@ -94,8 +94,7 @@ fn table(reader: &mut Reader, owner: Owner<'_>, item: &Node, name: &str) -> Vec<
     let group = map.get("group").map(|node| group(reader, node, &map.name("group")));
     let types = map.get("types").map_or_else(Vec::new, |node| types(reader, node, &map.name("types")));
     let order = order(reader, &map);
-    let words = [("split", true), ("one", false)];
-    let lanes = map.get("lanes").and_then(|node| reader.choice(node, &map.name("lanes"), &words, &[]));
+    let split_lanes = split_lanes(reader, &map);
     let mut attributes = BTreeMap::new();
     if let Some(map) = map.get("attributes").and_then(|node| reader.map(node, &map.name("attributes"))) {
         for entry in map.entries {
@@ -109,20 +108,28 @@ fn table(reader: &mut Reader, owner: Owner<'_>, item: &Node, name: &str) -> Vec<
         Some(Some(group)) => group,
         None => String::new(),
     };
-    let (by_key, split_lanes) = (order == Some(Order::Key), lanes == Some(true));
+    let by_key = order == Some(Order::Key);
     let rest = Subscription { group, types, attributes, by_key, split_lanes, ordered: false, patterns: Vec::new() };
     place(owner, patterns, rest, order.map(|order| order == Order::Strict))
 }
 
+/// The order in which a group works.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Order {
+pub(super) enum Order {
     Key,
     Strict,
     None,
 }
 
+/// `lanes: split | one`.
+pub(super) fn split_lanes(reader: &mut Reader, map: &Map<'_>) -> bool {
+    let words = [("split", true), ("one", false)];
+    let lanes = map.get("lanes").and_then(|node| reader.choice(node, &map.name("lanes"), &words, &[]));
+    lanes.unwrap_or(false)
+}
+
 /// `order: key | strict | none`; `ordered: true` is the older word for strict.
-fn order(reader: &mut Reader, map: &Map<'_>) -> Option<Order> {
+pub(super) fn order(reader: &mut Reader, map: &Map<'_>) -> Option<Order> {
     let words = [("key", Order::Key), ("strict", Order::Strict), ("none", Order::None)];
     let order = map.get("order").and_then(|node| reader.choice(node, &map.name("order"), &words, &[]));
     let ordered = map.get("ordered").and_then(|node| reader.boolean(node, &map.name("ordered")));

@@ -117,7 +117,7 @@ fn unknown_keys_say_what_is_allowed_and_what_was_meant() {
     assert_eq!(
         found,
         [
-            "4:1: `broker` in the file is not supported in this version; allowed here: version, namespace, defaults, retention, channels, topics, agents"
+            "4:1: `broker` in the file is not supported in this version; allowed here: version, namespace, defaults, retention, channels, pools, topics, agents"
         ]
     );
 }
