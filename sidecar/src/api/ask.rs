@@ -43,7 +43,7 @@ pub(super) async fn ask(
     if wants_stream(&headers) { Ok(streamed(pending)) } else { together(pending).await }
 }
 
-fn wants_stream(headers: &HeaderMap) -> bool {
+pub(super) fn wants_stream(headers: &HeaderMap) -> bool {
     let accepts = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     accepts.flat_map(|value| value.split(',')).any(|one| one.trim().starts_with("text/event-stream"))
 }

@@ -17,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{State, ask, duration, publish_stream, receive, subscribe};
+use super::{State, ask, duration, publish_stream, receive, replay, schedules, status, subscribe};
 use crate::inbound::{How, ReplyWith, Settled, hub};
 use crate::outbound::{Kept, Parent};
 
@@ -96,29 +96,29 @@ impl Sidecar for Service {
         Ok(Response::new(ReceiverStream::new(rx)))
     }
 
-    async fn schedule(&self, _request: Request<ScheduleRequest>) -> Answer<ScheduleResponse> {
-        Err(later("schedules"))
+    async fn schedule(&self, request: Request<ScheduleRequest>) -> Answer<ScheduleResponse> {
+        let parent = parent(request.metadata());
+        Ok(Response::new(schedules::rpc_create(&self.state, request.into_inner(), &parent).await?))
     }
 
-    async fn list_schedules(&self, _request: Request<ListSchedulesRequest>) -> Answer<ListSchedulesResponse> {
-        Err(later("schedules"))
+    async fn list_schedules(&self, request: Request<ListSchedulesRequest>) -> Answer<ListSchedulesResponse> {
+        let ListSchedulesRequest { page_token, page_size } = request.into_inner();
+        Ok(Response::new(schedules::rpc_list(&self.state, page_token, page_size).await?))
     }
 
-    async fn cancel_schedule(&self, _request: Request<CancelScheduleRequest>) -> Answer<CancelScheduleResponse> {
-        Err(later("schedules"))
+    async fn cancel_schedule(&self, request: Request<CancelScheduleRequest>) -> Answer<CancelScheduleResponse> {
+        let cancelled = crate::later::cancel(&self.state.control, &request.into_inner().schedule_id).await?;
+        Ok(Response::new(CancelScheduleResponse { cancelled }))
     }
 
-    async fn replay(&self, _request: Request<ReplayRequest>) -> Answer<Self::ReplayStream> {
-        Err(later("replay"))
+    async fn replay(&self, request: Request<ReplayRequest>) -> Answer<Self::ReplayStream> {
+        let events = replay::grpc(&self.state, request.into_inner()).await?;
+        Ok(Response::new(ReceiverStream::new(events)))
     }
 
-    async fn get_status(&self, _request: Request<GetStatusRequest>) -> Answer<GetStatusResponse> {
-        Err(later("event status"))
+    async fn get_status(&self, request: Request<GetStatusRequest>) -> Answer<GetStatusResponse> {
+        Ok(Response::new(status::get(&self.state, request.into_inner()).await?))
     }
-}
-
-fn later(what: &str) -> Status {
-    Status::unimplemented(format!("{what}: not in this version"))
 }
 
 fn parent(metadata: &MetadataMap) -> Parent {

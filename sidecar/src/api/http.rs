@@ -19,7 +19,7 @@ use serde_json::json;
 
 use super::body::{parse, parse_or_default, read};
 use super::problem::{Problem, other_method};
-use super::{State, receive, schedules, status};
+use super::{State, receive, replay, schedules, status};
 use crate::inbound::{How, ReplyWith, hub};
 use crate::outbound::{Kept, Parent, Wish};
 
@@ -40,6 +40,7 @@ pub(super) fn router(state: State) -> Router {
         .route("/v1/schedules", post(schedules::create))
         .route("/v1/schedules", get(schedules::list))
         .route("/v1/schedules/{id}", delete(schedules::cancel))
+        .route("/v1/replay", post(replay::http))
         .route("/v1/events/{*id}", get(status::event))
         .route("/v1/chains/{*id}", get(status::chain))
         .route("/openapi.json", get(openapi))

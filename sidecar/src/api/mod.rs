@@ -11,6 +11,7 @@ mod http;
 mod problem;
 mod publish_stream;
 mod receive;
+mod replay;
 mod schedules;
 mod status;
 mod subscribe;

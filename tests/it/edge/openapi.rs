@@ -103,6 +103,7 @@ async fn the_described_keys_are_those_that_are_taken() {
         ("/v1/ask", "Ask"),
         ("/v1/subscriptions", "Subscription"),
         ("/v1/receive", "Receive"),
+        ("/v1/replay", "Replay"),
         ("/v1/deliveries/x/ack", "Ack"),
         ("/v1/deliveries/x/nack", "Nack"),
         ("/v1/deliveries/x/reject", "Reject"),
