@@ -1,7 +1,9 @@
 //! The broker as a person sees it: connected with the person's own credentials, which can look at everything and change no stream.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use agentbus_nats::bus::{Bus, JetStream};
 use agentbus_nats::connect::{Identity, Link, Options};
 use agentbus_nats::names::Names;
 use agentbus_nats::subject;
@@ -50,18 +52,26 @@ impl Access {
         }
     }
 
+    /// Connects as the person, to look at what is stored.
+    pub async fn bus(&self, what: &str) -> anyhow::Result<Arc<dyn Bus>> {
+        Ok(JetStream::connect(self.options(what)?).await?)
+    }
+
     /// Connects as the person.
     pub async fn connect(&self, what: &str) -> anyhow::Result<Broker> {
+        let link = Link::connect(self.options(what)?).await?;
+        Ok(Broker { jetstream: jetstream::new(link.client.clone()), names: Names::new(&self.namespace) })
+    }
+
+    fn options(&self, what: &str) -> anyhow::Result<Options> {
         let text = std::fs::read_to_string(&self.creds).map_err(|error| {
             fault(Code::BadConfig, format!("cannot read the credentials `{}`: {error}", self.creds.display()))
         })?;
-        let options = Options {
+        Ok(Options {
             servers: vec![self.url.clone()],
             name: format!("agentbus {what}"),
             inbox: subject::inbox("me", &format!("{what}-{}", std::process::id())),
             identity: Identity::from_creds(&text)?,
-        };
-        let link = Link::connect(options).await?;
-        Ok(Broker { jetstream: jetstream::new(link.client.clone()), names: Names::new(&self.namespace) })
+        })
     }
 }

@@ -11,6 +11,7 @@ pub mod client;
 pub mod commands;
 pub mod control;
 pub mod exit;
+pub mod history;
 pub mod filter;
 pub mod instance;
 pub mod output;

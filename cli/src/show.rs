@@ -13,7 +13,7 @@ use crate::output::{Paint, printable};
 /// One event on one line: `2026-11-20T10:00:00.123Z notes.created from me {"text":"hi"}`.
 pub fn line(event: &Event, paint: Paint) -> String {
     let time = event.time.as_ref().map_or_else(|| "-".to_owned(), millis);
-    let to = paint.bold(address(event));
+    let to = paint.nth(colour(event), address(event));
     let source = if event.source.is_empty() { "-" } else { &event.source };
     let from = paint.dim(format!("from {}", printable(source)));
     let kind = if event.r#type.is_empty() || event.r#type == address(event) {
@@ -22,6 +22,14 @@ pub fn line(event: &Event, paint: Paint) -> String {
         format!(" [{}]", printable(&event.r#type))
     };
     format!("{} {to}{kind} {from} {}", paint.dim(time), data(event))
+}
+
+/// A number for the chain an event belongs to: the same for all of it, whoever prints it.
+fn colour(event: &Event) -> usize {
+    let chain = if event.correlation_id.is_empty() { &event.id } else { &event.correlation_id };
+    // FNV-1a: no secret, only spread.
+    let hash = chain.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(16_777_619));
+    usize::try_from(hash >> 8).unwrap_or(0)
 }
 
 /// All of an event, a field a line; empty fields are left out.

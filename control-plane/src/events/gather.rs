@@ -88,8 +88,7 @@ impl Gather {
         };
         let groups = self.grants.all_groups();
         let consumers = self.bus.consumers(&self.names.events(), CONSUMERS_MAX).await?;
-        let readings: Vec<Vec<Reading<'_>>> =
-            events.iter().map(|event| readings(event, &groups, &consumers)).collect();
+        let readings: Vec<Vec<Reading<'_>>> = events.iter().map(|event| readings(event, &groups, &consumers)).collect();
         let members = self.members(readings.iter().flatten().map(|reading| reading.group.name.as_str()));
         let seqs: BTreeSet<u64> = events.iter().map(|event| event.record.seq).collect();
         let reader = Reader { bus: &*self.bus, names: &self.names, dead_letters: &self.dead_letters };
@@ -210,9 +209,10 @@ fn known(
     let key = (seq, group.clone());
     let mine = members.get(group);
     let held = heard.held.get(&(group.clone(), seq)).into_iter().flatten();
-    let silent = heard.silent.iter().filter(|instance| {
-        mine.is_some_and(|agents| agents.iter().any(|agent| is_of(instance, agent)))
-    });
+    let silent = heard
+        .silent
+        .iter()
+        .filter(|instance| mine.is_some_and(|agents| agents.iter().any(|agent| is_of(instance, agent))));
     Known {
         place: Some(reading.place.clone()),
         waiting: marks.waiting.remove(&key).unwrap_or_default(),

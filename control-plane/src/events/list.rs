@@ -4,8 +4,9 @@ use std::time::{Duration, SystemTime};
 
 use agentbus_nats::bus::Bus;
 use agentbus_nats::moves::rfc3339;
-use agentbus_nats::pattern;
+use agentbus_nats::names::Names;
 use agentbus_nats::read::{From, PAGE_MAX, Query, Record};
+use agentbus_nats::{pattern, subject};
 use agentbus_proto::event::v1::Event;
 use agentbus_proto::json::{content, event_to_json};
 use agentbus_proto::{Code, Fault};
@@ -78,63 +79,64 @@ pub struct Listing {
 }
 
 impl Events {
-    /// Lists what is stored, and waits for more if nothing is.
+    /// See [`list`].
     pub async fn list(&self, query: &ListQuery) -> Result<Listing, Fault> {
-        let stream = self.names().events();
-        let patterns: Vec<String> =
-            query.pattern.split(',').filter(|text| !text.is_empty()).map(str::to_owned).collect();
-        let filters = match patterns.as_slice() {
-            [] => Vec::new(),
-            patterns => pattern::filters(self.names().namespace(), patterns)?,
-        };
-        let end = Instant::now() + Duration::from_millis(query.wait_ms).min(WAIT_MAX);
-        // Before the first look, so that nothing is stored unheard in between.
-        let mut heard = match query.wait_ms {
-            0 => None,
-            _ => Some(self.bus().subscribe(&agentbus_nats::subject::events(self.names().namespace()), None).await?),
-        };
-        let mut wanted = Query {
-            from: self.begin(query, &filters).await?,
-            limit: query.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, PAGE_MAX),
-            filters,
-            ..Query::all()
-        };
-        loop {
-            let last_seq = self.bus().stream(&stream).await?.ok_or_else(|| gone(&stream))?.last_seq;
-            let page = self.bus().read(&stream, &wanted).await?;
-            let late = Instant::now() >= end;
-            let Some(heard) = heard.as_mut().filter(|_| page.records.is_empty() && !late) else {
-                let after = page.records.last().map_or(0, |record| record.seq + 1);
-                let next = page.next.unwrap_or(after.max(last_seq + 1));
-                let more = page.next.is_some();
-                let events = page.records.into_iter().map(|record| listed(&stream, record)).collect();
-                return Ok(Listing { events, next, more });
-            };
-            // What is before this was looked at.
-            wanted.from = later(wanted.from, last_seq + 1);
-            let wake = end.min(Instant::now() + LOOK_EVERY);
-            let _ = tokio::time::timeout_at(wake, heard.next()).await;
-        }
+        list(self.bus(), self.names(), query).await
     }
+}
 
-    async fn begin(&self, query: &ListQuery, filters: &[String]) -> Result<From, Fault> {
-        if let Some(seq) = query.from_seq {
-            return Ok(From::Seq(seq.max(1)));
-        }
-        if let Some(since) = &query.since {
-            let at = OffsetDateTime::parse(since, &Rfc3339).map_err(|error| {
-                Fault::new(Code::InvalidEvent, format!("`since` is no moment such as 2026-11-20T10:00:00Z: {error}"))
-            })?;
-            return Ok(From::Time(SystemTime::from(at)));
-        }
-        let stream = self.names().events();
-        let info = self.bus().stream(&stream).await?.ok_or_else(|| gone(&stream))?;
-        match query.last {
-            Some(last) if last > 0 => {
-                last_of(self.bus(), &stream, filters, last, info.first_seq.max(1), info.last_seq).await
-            }
-            _ => Ok(From::Seq(info.last_seq + 1)),
-        }
+/// Lists what is stored, and waits for more if nothing is. Needs the rights of the control plane or the person.
+pub async fn list(bus: &dyn Bus, names: &Names, query: &ListQuery) -> Result<Listing, Fault> {
+    let stream = names.events();
+    let patterns: Vec<String> = query.pattern.split(',').filter(|text| !text.is_empty()).map(str::to_owned).collect();
+    let filters = match patterns.as_slice() {
+        [] => Vec::new(),
+        patterns => pattern::filters(names.namespace(), patterns)?,
+    };
+    let end = Instant::now() + Duration::from_millis(query.wait_ms).min(WAIT_MAX);
+    // Before the first look, so that nothing is stored unheard in between.
+    let mut heard = match query.wait_ms {
+        0 => None,
+        _ => Some(bus.subscribe(&subject::events(names.namespace()), None).await?),
+    };
+    let mut wanted = Query {
+        from: begin(bus, &stream, query, &filters).await?,
+        limit: query.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, PAGE_MAX),
+        filters,
+        ..Query::all()
+    };
+    loop {
+        let last_seq = bus.stream(&stream).await?.ok_or_else(|| gone(&stream))?.last_seq;
+        let page = bus.read(&stream, &wanted).await?;
+        let late = Instant::now() >= end;
+        let Some(heard) = heard.as_mut().filter(|_| page.records.is_empty() && !late) else {
+            let after = page.records.last().map_or(0, |record| record.seq + 1);
+            let next = page.next.unwrap_or(after.max(last_seq + 1));
+            let more = page.next.is_some();
+            let events = page.records.into_iter().map(|record| listed(&stream, record)).collect();
+            return Ok(Listing { events, next, more });
+        };
+        // What is before this was looked at.
+        wanted.from = later(wanted.from, last_seq + 1);
+        let wake = end.min(Instant::now() + LOOK_EVERY);
+        let _ = tokio::time::timeout_at(wake, heard.next()).await;
+    }
+}
+
+async fn begin(bus: &dyn Bus, stream: &str, query: &ListQuery, filters: &[String]) -> Result<From, Fault> {
+    if let Some(seq) = query.from_seq {
+        return Ok(From::Seq(seq.max(1)));
+    }
+    if let Some(since) = &query.since {
+        let at = OffsetDateTime::parse(since, &Rfc3339).map_err(|error| {
+            Fault::new(Code::InvalidEvent, format!("`since` is no moment such as 2026-11-20T10:00:00Z: {error}"))
+        })?;
+        return Ok(From::Time(SystemTime::from(at)));
+    }
+    let info = bus.stream(stream).await?.ok_or_else(|| gone(stream))?;
+    match query.last {
+        Some(last) if last > 0 => last_of(bus, stream, filters, last, info.first_seq.max(1), info.last_seq).await,
+        _ => Ok(From::Seq(info.last_seq + 1)),
     }
 }
 

@@ -21,7 +21,7 @@ mod status;
 mod story;
 mod verbs;
 
-pub use list::{ListQuery, Listed, Listing};
+pub use list::{ListQuery, Listed, Listing, list};
 pub use service::{CHAIN_MAX, Events};
 pub use status::{Attempt, Chain, EventStatus, GroupStatus, Shown, State};
 pub use verbs::{Question, verbs};

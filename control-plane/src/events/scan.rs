@@ -77,12 +77,7 @@ async fn forward(
     }
 }
 
-async fn backward(
-    bus: &dyn Bus,
-    stream: &str,
-    wanted: Wanted,
-    fits: impl Fn(&Record) -> bool,
-) -> Result<Found, Fault> {
+async fn backward(bus: &dyn Bus, stream: &str, wanted: Wanted, fits: impl Fn(&Record) -> bool) -> Result<Found, Fault> {
     let (mut found, began) = (Found::default(), Instant::now());
     let info = bus.stream(stream).await?.ok_or_else(|| gone(stream))?;
     let (first, mut last) = (info.first_seq.max(1), info.last_seq);

@@ -75,13 +75,16 @@ pub(super) fn attempts(known: &Known) -> Vec<Attempt> {
         });
     }
     if let Some(out) = known.held.iter().find(|held| held.what == HeldState::Out) {
-        told.insert((round(known, out.since), out.attempt), Attempt {
-            attempt: out.attempt,
-            agent: out.agent.clone(),
-            handed: out.since.map(rfc3339),
-            outcome: "working".to_owned(),
-            ..Attempt::default()
-        });
+        told.insert(
+            (round(known, out.since), out.attempt),
+            Attempt {
+                attempt: out.attempt,
+                agent: out.agent.clone(),
+                handed: out.since.map(rfc3339),
+                outcome: "working".to_owned(),
+                ..Attempt::default()
+            },
+        );
     }
     told.into_values().collect()
 }

@@ -42,7 +42,8 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
 
 /// One event with its groups.
 fn lines(status: &EventStatus, paint: Paint) -> Vec<String> {
-    let event = serde_json::from_value::<EventJson>(status.event.clone()).ok().and_then(|json| Event::try_from(json).ok());
+    let event =
+        serde_json::from_value::<EventJson>(status.event.clone()).ok().and_then(|json| Event::try_from(json).ok());
     let mut lines = event.as_ref().map(show::block).unwrap_or_default();
     lines.push(format!("{:<13} {} seq {}, {}", "stored", status.stream, status.seq, status.stored_at));
     lines.push(String::new());

@@ -2,10 +2,15 @@
 //!
 //! Printed first, acked afterwards: when the reader of our stdout goes away, what it did not get is delivered again.
 
+mod past;
 mod session;
+
+use std::time::SystemTime;
 
 use agentbus_proto::sidecar::v1::Delivery;
 
+use crate::filter;
+use crate::history;
 use crate::instance::Global;
 use crate::output::{self, Paint};
 use crate::show;
@@ -21,7 +26,7 @@ const CREDIT_DEFAULT: u32 = 10;
 /// To look without taking, use `agentbus tail`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  agentbus subscribe 'notes.>'\n  agentbus subscribe '#engineering'\n  agentbus subscribe notes.created --group readers --max 10 --json"
+    after_help = format!("{}\n\nExamples:\n  agentbus subscribe 'notes.>'\n  agentbus subscribe '#engineering'\n  agentbus subscribe notes.created --group readers --max 10 --json\n  agentbus subscribe 'notes.>' --since 10m --where 'data.ok = false'", filter::HELP)
 )]
 pub struct Args {
     /// Topics (* stands for one token, > at the end for the rest) and '#CHANNEL's [default: what is sent to you]
@@ -48,6 +53,13 @@ pub struct Args {
     /// Most events on hand at once
     #[arg(long, default_value_t = CREDIT_DEFAULT, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub credit: u32,
+    /// Only print events for which this holds, see below; the others are taken all the same, and acked
+    #[arg(long = "where", value_name = "FILTER")]
+    pub filter: Option<String>,
+    /// First print what was stored since then: 10m, 2h, or 2026-11-20T10:00:00Z. That only looks; what the group had still to
+    /// get of it is not printed twice
+    #[arg(long, value_name = "TIME", requires = "patterns")]
+    pub since: Option<String>,
     /// Answer "not now" instead of ack: it is retried, then a dead letter
     #[arg(long, conflicts_with = "reject")]
     pub nack: bool,
@@ -64,13 +76,19 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let own = || if args.patterns.is_empty() { String::new() } else { own_group(&args.patterns) };
     let group = args.group.clone().unwrap_or_else(own);
     let mut stop = std::pin::pin!(agentbus_runtime::drain::signals()?);
-    let mut session = Session::new(global, args);
+    let mut session = Session::new(global, args)?;
+    let past = args.since.as_deref().map(|since| history::since(since, SystemTime::now())).transpose()?;
     let mut answers = session.open(&group).await?;
     output::say(match (args.patterns.join(" "), group.as_str()) {
         (_, "") => "waiting for what is sent to you; Ctrl-C ends".to_owned(),
         (patterns, _) if patterns.is_empty() => format!("waiting for what group {group} reads; Ctrl-C ends"),
         (patterns, _) => format!("waiting for {patterns} as group {group}; Ctrl-C ends"),
     });
+    if let Some(since) = past
+        && session.look_back(since).await?
+    {
+        return session.finish(answers).await;
+    }
     loop {
         match session.serve(&mut answers, stop.as_mut()).await {
             Ok(()) => return session.finish(answers).await,

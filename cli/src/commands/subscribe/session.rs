@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use agentbus_proto::json::DeliveryJson;
+use agentbus_proto::json::{DeliveryJson, event_to_json};
 use agentbus_proto::sidecar::v1::{
     Ack, Delivery, Nack, Open, Reject, SettleRequest, SubscribeRequest, SubscribeResponse, Subscription,
     settle_request::How, subscribe_request, subscribe_response,
@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tonic::Streaming;
 
 use super::Args;
+use crate::filter::Filter;
 use crate::instance::Global;
 use crate::output::{self, Paint};
 
@@ -28,13 +29,17 @@ const FINISH_LIMIT: Duration = Duration::from_secs(10);
 
 /// What outlives a stream.
 pub(super) struct Session<'a> {
-    global: &'a Global,
-    args: &'a Args,
+    pub(super) global: &'a Global,
+    pub(super) args: &'a Args,
     /// Taken away to close our side: the sidecar then finishes what it was asked for and closes its own.
     frames: Option<mpsc::Sender<SubscribeRequest>>,
     /// Events printed.
-    taken: u64,
-    paint: Paint,
+    pub(super) taken: u64,
+    pub(super) paint: Paint,
+    /// What is printed.
+    pub(super) filter: Option<Filter>,
+    /// Up to here all was printed before the subscription began to take.
+    pub(super) printed_until: u64,
 }
 
 /// Why a stream ended before we wanted.
@@ -46,8 +51,9 @@ pub(super) enum Ended {
 }
 
 impl<'a> Session<'a> {
-    pub(super) fn new(global: &'a Global, args: &'a Args) -> Self {
-        Self { global, args, frames: None, taken: 0, paint: Paint::stdout() }
+    pub(super) fn new(global: &'a Global, args: &'a Args) -> anyhow::Result<Self> {
+        let filter = args.filter.as_deref().map(Filter::parse).transpose()?;
+        Ok(Self { global, args, frames: None, taken: 0, paint: Paint::stdout(), filter, printed_until: 0 })
     }
 
     /// Opens a stream; the subscription is in place when this returns. Without a group: all that is declared for us.
@@ -65,8 +71,7 @@ impl<'a> Session<'a> {
         let mut client = self.global.client().await?;
         let (frames, rx) = mpsc::channel(FRAMES_MAX);
         self.frames = Some(frames);
-        self.send(subscribe_request::Frame::Open(Open { subscriptions, credit: self.credit() }))
-            .await;
+        self.send(subscribe_request::Frame::Open(Open { subscriptions, credit: self.credit() })).await;
         let requests = stream::unfold(rx, |mut rx| async move { rx.recv().await.map(|request| (request, rx)) });
         Ok(client.subscribe(requests).await.map_err(Fault::from)?.into_inner())
     }
@@ -138,9 +143,20 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Whether a delivery is to be printed.
+    fn is_wanted(&self, delivery: &Delivery) -> bool {
+        let event = || delivery.event.as_ref().map(event_to_json).unwrap_or_default();
+        delivery.seq > self.printed_until && self.filter.as_ref().is_none_or(|filter| filter.matches(&event()))
+    }
+
     /// Prints and settles one; says whether it was the last one wanted.
     async fn take(&mut self, delivery: Delivery) -> anyhow::Result<bool> {
         let delivery_id = delivery.delivery_id.clone();
+        if !self.is_wanted(&delivery) {
+            let how = Some(How::Ack(Ack {}));
+            self.send(subscribe_request::Frame::Settle(SettleRequest { delivery_id, emit: Vec::new(), how })).await;
+            return Ok(false);
+        }
         if self.global.json {
             output::json_line(&DeliveryJson::from(delivery))?;
         } else {
