@@ -20,6 +20,9 @@ use crate::topology::ACK_WAIT;
 /// As [`ACK_WAIT`], for pools: work of a dead member is with another one within 5 s.
 pub const POOL_ACK_WAIT: Duration = Duration::from_secs(4);
 
+/// As [`ACK_WAIT`], where order is kept: a standby goes on within 10 s of a kill, with some time to spare.
+pub const ORDERED_ACK_WAIT: Duration = Duration::from_secs(8);
+
 /// A standby takes over when the pinned sidecar has not asked for this long, and what it held is due again.
 const PIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// The same for pools: below their ack wait, so that this is what counts.
@@ -98,7 +101,11 @@ impl GroupGrant {
 
     /// How long the broker waits for an ack of this group.
     pub fn ack_wait(&self) -> Duration {
-        if self.kind == GroupKind::Pool { POOL_ACK_WAIT } else { ACK_WAIT }
+        match self.kind {
+            GroupKind::Pool => POOL_ACK_WAIT,
+            _ if self.keeps_order() => ORDERED_ACK_WAIT,
+            _ => ACK_WAIT,
+        }
     }
 
     /// After how long without a request of the pinned sidecar another one is asked; none where nobody is pinned.

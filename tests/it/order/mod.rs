@@ -1,0 +1,9 @@
+//! Order and priority as agents see them: strict groups, order by key, pools, lanes; under nacks, kills and outages.
+
+mod history;
+mod keys;
+mod lanes;
+mod layout;
+mod pools;
+mod strict;
+mod world;

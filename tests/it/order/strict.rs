@@ -1,0 +1,78 @@
+//! Strict order: one delivery of the group at a time, its member pinned, another one standing by.
+
+use std::time::{Duration, Instant};
+
+use agentbus_tests::http::HttpAgent;
+use serde_json::json;
+
+use super::world::{World, content, event, workers};
+
+fn strict() -> agentbus_nats::grant::GroupGrant {
+    workers(|group| group.ordered = true)
+}
+
+#[tokio::test]
+async fn a_strict_group_is_first_in_first_out_under_nacks_and_stays_with_one_member() {
+    let mut world = World::start(strict()).await;
+    let (first, second) = (world.member(1).await, world.member(2).await);
+    world.publish((0..30).map(|number| event("", number))).await;
+    let (first, second) = (HttpAgent::of(&first), HttpAgent::of(&second));
+    let mut done = Vec::new();
+    let held = first.receive_one("20s").await;
+    first.ack(&held).await;
+    done.push(content(&held).1);
+    // Stands by all the time and gets nothing while the first one goes on asking.
+    let standby = tokio::spawn(async move { second.receive(1, "30s").await });
+    while done.len() < 30 {
+        let delivery = first.receive_one("20s").await;
+        let nack = done.len() % 5 == 2 && delivery["attempt"] == 1;
+        assert_eq!(first.settle(&delivery, if nack { "nack" } else { "ack" }, json!({})).await.status, 200);
+        if !nack {
+            done.push(content(&delivery).1);
+        }
+    }
+    assert_eq!(done, (0..30).collect::<Vec<_>>());
+    assert!(!standby.is_finished());
+    standby.abort();
+    world.settled().await;
+}
+
+#[tokio::test]
+async fn a_standby_takes_over_within_ten_seconds_of_a_kill() {
+    let mut world = World::start(strict()).await;
+    let (mut first, second) = (world.member(1).await, world.member(2).await);
+    world.publish((0..5).map(|number| event("", number))).await;
+    let (pinned, standby) = (HttpAgent::of(&first), HttpAgent::of(&second));
+    pinned.ack(&pinned.receive_one("20s").await).await;
+    let held = pinned.receive_one("20s").await;
+    assert_eq!(content(&held).1, 1);
+    let waiting = tokio::spawn(async move { (standby.receive_one("20s").await, standby) });
+    first.kill().await;
+    let since = Instant::now();
+    let (again, standby) = waiting.await.unwrap();
+    println!("takeover after {:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+    assert_eq!((content(&again).1, again["attempt"].as_u64()), (1, Some(2)), "the same one, counted");
+    standby.ack(&again).await;
+    for number in 2..5 {
+        let next = standby.receive_one("20s").await;
+        assert_eq!(content(&next).1, number);
+        standby.ack(&next).await;
+    }
+    world.settled().await;
+}
+
+#[tokio::test]
+async fn a_member_that_leaves_in_peace_hands_over_at_once() {
+    let mut world = World::start(strict()).await;
+    let (mut first, second) = (world.member(1).await, world.member(2).await);
+    world.publish((0..3).map(|number| event("", number))).await;
+    let (pinned, standby) = (HttpAgent::of(&first), HttpAgent::of(&second));
+    pinned.ack(&pinned.receive_one("20s").await).await;
+    let waiting = tokio::spawn(async move { standby.receive_one("20s").await });
+    let since = Instant::now();
+    assert!(first.drain().await.success());
+    let next = waiting.await.unwrap();
+    assert!(since.elapsed() < Duration::from_secs(3), "not after the pin's time-out: {:?}", since.elapsed());
+    assert_eq!(content(&next).1, 1);
+}
