@@ -31,7 +31,7 @@ use crate::schedules::{self, Schedules};
 use crate::spec::Project;
 use crate::standby::Standby;
 use crate::status::InstanceStatus;
-use crate::supervise::{self, Door, Supervisor};
+use crate::supervise::{self, Door, Local, Supervisor};
 use crate::replay::Replays;
 use crate::trimmer::{Alarms, Space, Trimmer};
 
@@ -82,9 +82,18 @@ pub struct ControlPlane {
 impl ControlPlane {
     /// Starts everything. Needs a runtime of any kind that lives as long as the agents shall.
     pub async fn start(options: Options) -> Result<Self, Fault> {
+        Self::run(options, None).await
+    }
+
+    /// Starts everything on a bus in this process, its sidecars included: no broker is asked, `servers` counts for nothing.
+    pub async fn start_local(options: Options, local: Local) -> Result<Self, Fault> {
+        Self::run(options, Some(local)).await
+    }
+
+    async fn run(options: Options, local: Option<Local>) -> Result<Self, Fault> {
         let listener = base::bind(options.listen).await?;
         let (audit, audit_service) = Audit::new(&options.project.namespace);
-        let (base, reconciler) = Base::reach(&options, &audit).await?;
+        let (base, reconciler) = Base::reach(&options, local.as_ref(), &audit).await?;
         let (grants, keeper) = (Arc::clone(&reconciler.grants), Arc::clone(&reconciler.keeper));
         let services = Shutdown::new();
         let (tasks, stop) = (Tasks::new(services.clone()), services.token());
@@ -106,7 +115,7 @@ impl ControlPlane {
         let (poke, (health_tx, health)) = (Arc::new(Notify::new()), watch::channel(None));
         tasks.spawn("reconciler", OnFailure::Log, endless(reconciler.run(poke.clone(), health_tx, stop.clone())));
 
-        let supervisor = if options.spawn { Some(supervise(&options, &grants, audit)?) } else { None };
+        let supervisor = if options.spawn { Some(supervise(&options, local, &grants, audit)?) } else { None };
         let instances = supervisor.as_ref().map_or_else(|| watch::channel(Vec::new()).1, Supervisor::instances);
         standby.follow(instances.clone());
         resolver.follow(instances.clone());
@@ -223,7 +232,12 @@ async fn start_responder(
     Ok(())
 }
 
-fn supervise(options: &Options, grants: &Arc<Grants>, audit: Audit) -> Result<Supervisor, Fault> {
+fn supervise(
+    options: &Options,
+    local: Option<Local>,
+    grants: &Arc<Grants>,
+    audit: Audit,
+) -> Result<Supervisor, Fault> {
     let options = supervise::Options {
         project: options.project.clone(),
         person: options.person,
@@ -232,6 +246,7 @@ fn supervise(options: &Options, grants: &Arc<Grants>, audit: Audit) -> Result<Su
         executable: options.executable.clone(),
         otlp: options.otlp.clone(),
         drain: SIDECAR_DRAIN,
+        host: local.map(|local| local.host),
     };
     Supervisor::start(options, Arc::clone(grants), audit)
 }

@@ -21,6 +21,7 @@ use crate::groups::{Groups, PERSON};
 use crate::keeper::Keeper;
 use crate::reconcile::Reconciler;
 use crate::registry::Registry;
+use crate::supervise::Local;
 
 /// How long the broker may take to be there and to have its streams, at the start.
 const BROKER_MAX: Duration = Duration::from_secs(10);
@@ -41,9 +42,12 @@ pub(crate) struct Base {
 
 impl Base {
     /// Connects and makes the broker ready. The reconciler that did so comes along, to go on with it.
-    pub async fn reach(options: &Options, audit: &Audit) -> Result<(Self, Reconciler), Fault> {
+    pub async fn reach(options: &Options, local: Option<&Local>, audit: &Audit) -> Result<(Self, Reconciler), Fault> {
         let deadline = Instant::now() + BROKER_MAX;
-        let bus = connect(options, deadline).await?;
+        let bus = match local {
+            Some(local) => local.bus.connect(INBOX_OWNER, &std::process::id().to_string()),
+            None => connect(options, deadline).await?,
+        };
         let names = Names::new(options.project.namespace.clone());
         let grants = Arc::new(grants(options, &*bus));
         let reconciler = Reconciler {
@@ -104,7 +108,8 @@ fn grants(options: &Options, bus: &dyn Bus) -> Grants {
         servers: options.servers.clone(),
         event_bytes_max: options.event_bytes_max.min(payload_max.saturating_sub(PAYLOAD_RESERVE_BYTES)),
     };
-    Grants::new(Arc::clone(&options.authority), common, Groups::declared(&options.project, options.person)).bounded(&options.project)
+    Grants::new(Arc::clone(&options.authority), common, Groups::declared(&options.project, options.person))
+        .bounded(&options.project)
 }
 
 /// JetStream may need a moment after the broker accepts connections.

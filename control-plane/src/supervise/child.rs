@@ -1,9 +1,12 @@
 //! What the tasks that hold a process say to their instance, and the places they share.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+
+use super::host::Host;
 
 /// What became of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +30,8 @@ pub(super) enum Said {
     /// The agent's process ended, or could not be started. Nothing follows from this process.
     AgentExited {
         success: bool,
+        /// By SIGKILL, or with the exit code that shells tell it by.
+        killed: bool,
         cause: String,
     },
 }
@@ -48,6 +53,8 @@ pub(super) struct Place {
     pub agent_grace: Duration,
     /// How long a sidecar may take to drain.
     pub drain: Duration,
+    /// Runs sidecars in this process; none = each is a process of its own.
+    pub host: Option<Arc<dyn Host>>,
     /// Cancelled when patience is over: whatever still runs is killed.
     pub kill: CancellationToken,
 }

@@ -7,6 +7,7 @@
 mod agent;
 mod board;
 mod child;
+mod host;
 mod instance;
 mod sidecar;
 #[cfg(test)]
@@ -34,6 +35,8 @@ use crate::groups::PERSON;
 use crate::spec::{AgentSpec, Project};
 use crate::status::InstanceStatus;
 
+pub use host::{Host, Hosted, Local};
+
 use child::Place;
 use instance::{Instance, Setting};
 
@@ -59,6 +62,8 @@ pub struct Options {
     pub otlp: Option<String>,
     /// How long a sidecar may take to drain.
     pub drain: Duration,
+    /// Runs the sidecars in this process; none = each is a process of its own.
+    pub host: Option<Arc<dyn Host>>,
 }
 
 /// Where a person's own sidecar is.
@@ -171,6 +176,7 @@ fn place(options: &Options, kill: CancellationToken) -> Place {
         env: child::own_env(),
         agent_grace: AGENT_GRACE,
         drain: options.drain,
+        host: options.host.clone(),
         kill,
     }
 }

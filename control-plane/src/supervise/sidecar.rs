@@ -15,11 +15,12 @@ use tokio::time::Instant;
 
 use super::agent::with_source;
 use super::child::{Place, Said, is_harmless};
+use super::host;
 
 /// From its start to `ready`, the broker included. A broker that is just being restarted takes a few seconds.
-const READY_MAX: Duration = Duration::from_secs(30);
+pub(super) const READY_MAX: Duration = Duration::from_secs(30);
 /// Beyond its own drain time, once for deliveries and once for connections, before it is killed.
-const DRAIN_MARGIN: Duration = Duration::from_secs(3);
+pub(super) const DRAIN_MARGIN: Duration = Duration::from_secs(3);
 /// Longest wait for a line to be taken: it fits into a pipe many times.
 const WRITE_MAX: Duration = Duration::from_secs(5);
 /// After its exit: a descendant may hold the pipe open.
@@ -62,6 +63,9 @@ impl Addresses {
 
 /// Holds one run. Lines for the sidecar come through `orders`; when that ends, it drains. Dropping the future kills it.
 pub(super) async fn hold(job: Job, place: Place, said: mpsc::Sender<Said>, orders: mpsc::Receiver<ToSidecar>) {
+    if let Some(host) = place.host.clone() {
+        return host::hold(job, place, host, said, orders).await;
+    }
     let log = job.log.clone();
     let cause = match spec(&job, &place).spawn().await {
         Ok(child) => {
@@ -185,18 +189,7 @@ impl<'p> Run<'p> {
                 return self.kill().await;
             }
         };
-        let any = || "127.0.0.1:0".to_owned();
-        let addresses = self.job.addresses.clone().unwrap_or_else(|| Addresses { agent: any(), admin: any() });
-        let start = Start {
-            grant,
-            token: self.job.token.clone(),
-            listen: addresses.agent,
-            admin: addresses.admin,
-            unix: socket(self.place, &self.job.instance),
-            drain_ms: u64::try_from(self.place.drain.as_millis()).unwrap_or(u64::MAX),
-            state: self.place.sidecar_state(&self.job.instance).to_str().map(str::to_owned),
-            spool: self.job.spool,
-        };
+        let start = start_of(&self.job, self.place, grant);
         self.tell(&ToSidecar::Start(Box::new(start))).await;
     }
 
@@ -237,6 +230,22 @@ impl<'p> Run<'p> {
         if let Err(error) = self.child.kill().await {
             tracing::warn!(instance = self.job.instance, %error, "sidecar cannot be killed");
         }
+    }
+}
+
+/// How a sidecar is to run under this grant.
+pub(super) fn start_of(job: &Job, place: &Place, grant: Grant) -> Start {
+    let any = || "127.0.0.1:0".to_owned();
+    let addresses = job.addresses.clone().unwrap_or_else(|| Addresses { agent: any(), admin: any() });
+    Start {
+        grant,
+        token: job.token.clone(),
+        listen: addresses.agent,
+        admin: addresses.admin,
+        unix: socket(place, &job.instance),
+        drain_ms: u64::try_from(place.drain.as_millis()).unwrap_or(u64::MAX),
+        state: place.sidecar_state(&job.instance).to_str().map(str::to_owned),
+        spool: job.spool,
     }
 }
 

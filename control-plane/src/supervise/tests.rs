@@ -69,6 +69,7 @@ impl Scene {
             executable,
             otlp: None,
             drain: Duration::from_secs(5),
+            host: None,
         };
         let supervisor = Supervisor::start(options, Arc::new(grants), Audit::new("default").0).unwrap();
         Self { folder, supervisor }
