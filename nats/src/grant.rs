@@ -227,6 +227,8 @@ pub enum AgentLife {
     Stopping,
     /// The agent process is gone, unasked: what it held counts as a crash.
     Exited,
+    /// The same, by SIGKILL or with exit code 137: what happens when memory runs out.
+    Killed,
     /// The agent process was stopped on purpose: what it held goes back uncounted.
     Stopped,
 }

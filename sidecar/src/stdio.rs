@@ -128,6 +128,7 @@ async fn obey(lines: &mut Lines, hub: &Hub) {
                 Ok(ToSidecar::Agent(AgentLife::Stopping)) => hub.agent_stopping(true),
                 Ok(ToSidecar::Agent(AgentLife::Stopped)) => hub.agent_stopped(),
                 Ok(ToSidecar::Agent(AgentLife::Exited)) => hub.agent_exited(),
+                Ok(ToSidecar::Agent(AgentLife::Killed)) => hub.agent_killed(),
                 Ok(ToSidecar::Agent(AgentLife::Started)) => hub.agent_stopping(false),
                 Ok(ToSidecar::Drain {}) => return,
                 Ok(ToSidecar::Start(_)) => tracing::warn!("a second `start` line is ignored"),

@@ -15,6 +15,9 @@ use crate::spec::{AgentSpec, Runner};
 /// How long the exec runner lets a running command finish when it is stopped, in milliseconds: less than it has itself.
 const RUNNER_GRACE_MS: u64 = 5_000;
 
+/// What the kernel kills with when memory runs out.
+const SIGKILL: i32 = 9;
+
 /// Between the word to the sidecar that its agent is stopped and the signal to the agent: its connection may break at once,
 /// and the sidecar shall know by then.
 const HEAD_START: Duration = Duration::from_millis(50);
@@ -78,13 +81,13 @@ fn env(agent: &AgentSpec, place: &Place, identity: &Identity<'_>) -> Vec<(String
 
 /// Holds one run of the agent's process; `stop` asks it to end. Dropping the future kills the process.
 pub(super) async fn hold(call: Spec, place: Place, log: LogFile, said: mpsc::Sender<Said>, stop: CancellationToken) {
-    let (success, cause) = match run(&call, &place, &log, &said, &stop).await {
-        Ok(exit) => (exit.success(), exit.to_string()),
-        Err(cause) => (false, cause),
+    let (success, killed, cause) = match run(&call, &place, &log, &said, &stop).await {
+        Ok(exit) => (exit.success(), exit.signal == Some(SIGKILL) || exit.code == Some(128 + SIGKILL), exit.to_string()),
+        Err(cause) => (false, false, cause),
     };
     log.line(Stream::Supervisor, &format!("agent ended: {cause}"));
     // Fails only when the instance is gone, and then nobody wants to know.
-    let _ = said.send(Said::AgentExited { success, cause }).await;
+    let _ = said.send(Said::AgentExited { success, killed, cause }).await;
 }
 
 async fn run(

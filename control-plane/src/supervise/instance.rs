@@ -129,9 +129,9 @@ impl Instance {
                 self.record("agent.started.v1", "pid", pid.into());
                 Some(Event::AgentStarted)
             }
-            Said::AgentExited { success, cause } => {
+            Said::AgentExited { success, killed, cause } => {
                 self.agent_ended(success, &cause);
-                Some(Event::AgentExited { success })
+                Some(Event::AgentExited { success, killed })
             }
         }
     }

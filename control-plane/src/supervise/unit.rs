@@ -33,6 +33,8 @@ pub enum Event {
     AgentExited {
         /// Exit code 0.
         success: bool,
+        /// By SIGKILL.
+        killed: bool,
     },
     /// Time has passed.
     Tick,
@@ -112,7 +114,7 @@ impl Unit {
             Event::SidecarReady => self.sidecar_ready(now),
             Event::SidecarExited => self.sidecar_exited(now, random01),
             Event::AgentStarted => self.agent_started(now),
-            Event::AgentExited { success } => self.agent_exited(success, now, random01),
+            Event::AgentExited { success, killed } => self.agent_exited(success, killed, now, random01),
             Event::Tick => self.tick(now),
             Event::Stop => self.stop(),
         }
@@ -187,11 +189,15 @@ impl Unit {
         }
     }
 
-    fn agent_exited(&mut self, success: bool, now: Instant, random01: f64) -> Vec<Command> {
+    fn agent_exited(&mut self, success: bool, killed: bool, now: Instant, random01: f64) -> Vec<Command> {
         let mut commands = Vec::new();
         if self.sidecar == Sidecar::Ready {
             // What an agent held that was stopped on purpose is no crash of those events.
-            let life = if self.stopping { AgentLife::Stopped } else { AgentLife::Exited };
+            let life = match killed {
+                _ if self.stopping => AgentLife::Stopped,
+                true => AgentLife::Killed,
+                false => AgentLife::Exited,
+            };
             commands.push(Command::TellSidecar(life));
         }
         if self.stopping {
@@ -307,8 +313,9 @@ mod tests {
         }
     }
 
-    const FAILED: Event = Event::AgentExited { success: false };
-    const DONE: Event = Event::AgentExited { success: true };
+    const FAILED: Event = Event::AgentExited { success: false, killed: false };
+    const DONE: Event = Event::AgentExited { success: true, killed: false };
+    const KILLED: Event = Event::AgentExited { success: false, killed: true };
 
     #[test]
     fn the_sidecar_comes_first_and_leaves_last() {
@@ -358,6 +365,15 @@ mod tests {
         assert_eq!(bench.unit.next_tick(), None);
         assert!(!bench.unit.is_ready());
         bench.check(Event::Stop, &[Command::DrainSidecar], "stopped");
+    }
+
+    #[test]
+    fn a_sidecar_hears_of_a_kill_as_such_unless_it_was_asked_for() {
+        let mut bench = Bench::with(Policy::Always, 3).running();
+        bench.check(KILLED, &[Command::TellSidecar(AgentLife::Killed)], "backoff");
+        let mut bench = Bench::with(Policy::Always, 3).running();
+        bench.check(Event::Stop, &[STOPPING, Command::StopAgent], "running");
+        bench.check(KILLED, &[STOPPED, Command::DrainSidecar], "stopped");
     }
 
     #[test]

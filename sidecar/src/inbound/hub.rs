@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use super::admit::{self, Admission, Fresh, admit};
 use super::group;
 use super::receipt::Receipts;
+use super::table::bounds::Bounds;
 use super::table::{Command, Extend, Gone, Held, Outgoing, Table};
 use crate::memory::{Key, Source};
 use crate::metrics::Metrics;
@@ -121,7 +122,7 @@ impl Hub {
             names: Names::new(&grant.namespace),
             agent: grant.agent.clone(),
             options,
-            table: Mutex::new(Table::new(options.memory_entries_max)),
+            table: Mutex::new(Table::new(options.memory_entries_max, Bounds::new(grant))),
             groups: Mutex::default(),
             secrets: RwLock::default(),
             unsent: Mutex::default(),
@@ -433,6 +434,7 @@ impl Hub {
                 }
             }
             let commands = self.table().tick(Instant::now(), extend);
+            self.try_again();
             self.metrics().in_flight.set(self.held() as i64);
             self.metrics().broker_connected.set(i64::from(self.bus().is_up()));
             self.metrics().held_bytes.set(self.table().bytes() as i64);
@@ -440,7 +442,7 @@ impl Hub {
         }
     }
 
-    fn spawn(&self, commands: Vec<Command>) {
+    pub(super) fn spawn(&self, commands: Vec<Command>) {
         if !commands.is_empty() {
             let hub = self.clone();
             self.inner.tasks.spawn(async move { hub.run(commands).await });
@@ -466,6 +468,7 @@ impl Hub {
             Command::Crash(held) => self.crashed(&held).await,
             Command::Fail(held, cause) => {
                 self.metrics().delivery(&held.key.group, "lost");
+                self.handling_failed(&held);
                 self.failed_alone(&held, &cause, None).await;
                 self.after_all();
             }

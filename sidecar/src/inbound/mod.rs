@@ -5,6 +5,7 @@
 //! `hub` owns all of it. Deciding (`admit`, `table`) takes time as an argument and does nothing by itself.
 
 pub mod admit;
+mod brake;
 mod group;
 mod hand;
 pub mod lanes;

@@ -96,6 +96,7 @@ impl Hub {
     /// delivery count also holds early rounds.
     pub(super) async fn crashed(&self, held: &Held) {
         self.metrics().delivery(&held.key.group, "crashed");
+        self.handling_failed(held);
         if held.fresh.at_most_once {
             return;
         }

@@ -81,13 +81,18 @@ impl Hub {
     /// Acks without outputs, many at once: one lock and one wake-up for all of them. Gives back those that need an
     /// answer because they were not held, with it.
     pub async fn ack_all(&self, ids: impl IntoIterator<Item = String>) -> Vec<(String, Result<Settled, Fault>)> {
-        let (mut ended, mut missing) = (Vec::new(), Vec::new());
+        let (mut ended, mut missing, mut closed) = (Vec::new(), Vec::new(), Vec::new());
         {
             let (mut table, now) = (self.table(), Instant::now());
             for id in ids {
                 table.take_lapsed(&id, now);
                 match table.end(&id, Verdict::Acked) {
-                    Ok(held) => ended.push(held),
+                    Ok(held) => {
+                        if table.bounds.succeeded(&held.key.group) {
+                            closed.push(held.key.group.clone());
+                        }
+                        ended.push(held);
+                    }
                     Err(why) => missing.push((id, why)),
                 }
             }
@@ -103,6 +108,7 @@ impl Hub {
         for same in ended.chunk_by(|one, next| one.key.group == next.key.group) {
             self.metrics().deliveries_ended(&same[0].key.group, "acked", same.len() as u64);
         }
+        closed.iter().for_each(|group| self.breaker_closed(group));
         if !ended.is_empty() {
             self.after_all();
         }
@@ -164,6 +170,7 @@ impl Hub {
         guard.verdict = Some(verdict);
         drop(guard);
         if outcome == "acked" {
+            self.handling_succeeded(&held.key.group);
             self.receipt_of_ack(&held);
         }
         self.metrics().delivery(&held.key.group, outcome);
@@ -172,6 +179,10 @@ impl Hub {
 
     async fn nack(&self, held: &Held, wait: Option<Duration>, reason: &str) -> (Settled, Verdict, &'static str) {
         let _span = self.settle_span(held, "nack");
+        if wait.is_none() {
+            // An agent that says when to come again is well; it only puts the event off.
+            self.handling_failed(held);
+        }
         let cause = if reason.is_empty() { "nacked by the agent without a reason" } else { reason };
         let verdict = match self.failed(held, cause, wait.map(|wait| wait.min(DELAY_MAX))).await {
             Moved::Retried => Verdict::Nacked,

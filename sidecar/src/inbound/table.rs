@@ -16,10 +16,12 @@ use agentbus_runtime::trace::{Context, Span};
 use async_nats::Subject;
 use tokio::sync::mpsc;
 
+use self::bounds::Bounds;
 use super::admit::{self, Fresh};
 use crate::memory::{Key, Memory, Verdict};
 use rustc_hash::FxBuildHasher;
 
+pub mod bounds;
 mod look;
 
 /// What waits and nobody asks for goes back after this long, so that other members get it.
@@ -113,7 +115,7 @@ impl Held {
         }
     }
 
-    /// A held delivery is extended this often: every 3 s with the broker's ack wait of 10 s.
+    /// A held delivery is extended this often: every 3 s with an ack wait of 10 s.
     fn extend_every(&self) -> Duration {
         self.group.ack_wait().mul_f64(0.3)
     }
@@ -197,6 +199,8 @@ pub struct Table {
     next_subscriber: u64,
     /// Settled lately.
     pub memory: Memory,
+    /// What bounds handing out beyond credit.
+    pub bounds: Bounds,
     /// No new work.
     pub draining: bool,
     /// Groups nothing is asked for: inboxes of agents that are not away.
@@ -216,7 +220,7 @@ pub enum Missing {
 
 impl Table {
     /// An empty table that remembers this many settled deliveries.
-    pub fn new(memory_entries_max: usize) -> Self {
+    pub fn new(memory_entries_max: usize, bounds: Bounds) -> Self {
         Self {
             held: HashMap::default(),
             by_key: HashMap::default(),
@@ -226,6 +230,7 @@ impl Table {
             subscribers: BTreeMap::new(),
             next_subscriber: 1,
             memory: Memory::new(memory_entries_max),
+            bounds,
             draining: false,
             closed: BTreeSet::new(),
             agent_stopping: false,
@@ -264,7 +269,18 @@ impl Table {
         // Over the bound a group gets one event, so that none stands still, and no second one beside it.
         let held = self.counts.get(group).copied().unwrap_or(0);
         let free = if self.bytes >= BYTES_MAX { free.min(1usize.saturating_sub(held)) } else { free };
-        free.saturating_sub(self.ready.get(group).map_or(0, VecDeque::len))
+        let free = free.saturating_sub(self.ready.get(group).map_or(0, VecDeque::len));
+        if self.bounds.is_loose() { free } else { free.min(self.bounds.room(group, self.held.len(), held)) }
+    }
+
+    /// How many more may be handed out, whatever the credit.
+    fn room(&self, group: &str) -> usize {
+        if self.bounds.is_loose() {
+            return usize::MAX;
+        }
+        let out = self.held.values().filter(|held| held.state != State::Waiting);
+        let (all, own) = out.fold((0, 0), |(all, own), held| (all + 1, own + usize::from(*held.key.group == *group)));
+        self.bounds.room(group, all, own)
     }
 
     /// Takes a subscriber in.
@@ -305,6 +321,12 @@ impl Table {
             commands.push(if out { Command::Crash(held) } else { Command::GiveBack(held) });
         }
         commands
+    }
+
+    /// What no agent has yet of this group.
+    pub fn give_waiting_of(&mut self, group: &str) -> Vec<Command> {
+        let ids = self.ids(|held| held.state == State::Waiting && *held.key.group == *group);
+        ids.iter().filter_map(|id| self.lose(id)).map(Command::GiveBack).collect()
     }
 
     /// What no agent has yet, for the beginning of a drain.
@@ -384,7 +406,7 @@ impl Table {
         if self.draining {
             return late;
         }
-        loop {
+        for _ in 0..self.room(group) {
             let Some(queue) = self.ready.get_mut(group) else { return late };
             let Some(id) = queue.front().cloned() else { return late };
             let free = |s: &Subscriber| s.out < s.credit && s.groups.iter().any(|name| &**name == group);
@@ -408,6 +430,7 @@ impl Table {
             subscriber.out += 1;
             held.state = State::Out { to, since: now, deadline: now + held.fresh.ack_deadline };
         }
+        late
     }
 
     /// Puts deliveries back in front of their queue: they were on an answer that never left.

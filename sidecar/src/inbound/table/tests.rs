@@ -13,7 +13,7 @@ struct Fixture {
 
 fn fixture() -> Fixture {
     let group = serde_json::from_str(r#"{"name":"readers","patterns":["notes.>"]}"#).unwrap();
-    Fixture { table: Table::new(16), group: Arc::new(group), start: Instant::now() }
+    Fixture { table: Table::new(16, Bounds::default()), group: Arc::new(group), start: Instant::now() }
 }
 
 impl Fixture {
