@@ -82,6 +82,8 @@ macro_rules! pages {
 pages! {
     readme: "README.md",
     addresses: "docs/guide/addresses.md",
+    order: "docs/guide/order.md",
+    time: "docs/guide/time.md",
 }
 
 #[test]
