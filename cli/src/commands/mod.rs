@@ -2,9 +2,11 @@
 
 pub mod agents;
 pub mod ask;
+pub mod completions;
 pub mod control_plane;
 pub mod decode;
 pub mod dlq;
+pub mod docs;
 pub mod doctor;
 pub mod down;
 pub mod env;
@@ -14,6 +16,7 @@ pub mod launch;
 pub mod logs;
 pub mod publish;
 pub mod receive;
+pub mod replay;
 pub mod run_exec;
 pub mod schedules;
 pub mod sidecar;
@@ -21,6 +24,7 @@ pub mod status;
 pub mod streams;
 pub mod subscribe;
 pub mod tail;
+pub mod top;
 pub mod trace;
 pub mod up;
 
@@ -43,12 +47,16 @@ pub enum Command {
     Receive(receive::Args),
     Tail(tail::Args),
     Events(events::Args),
+    Replay(replay::Args),
     Trace(trace::Args),
     Decode(decode::Args),
     Dlq(dlq::Args),
     Schedules(schedules::Args),
     Agents(agents::Args),
     Streams(streams::Args),
+    Top(top::Args),
+    Docs(docs::Args),
+    Completions(completions::Args),
     Bench(crate::bench::Args),
     /// Run a sidecar (started by `up`; you rarely call this yourself)
     Sidecar(sidecar::Args),
@@ -86,6 +94,7 @@ async fn dispatch(global: &Global, command: Command) -> anyhow::Result<()> {
         Command::Subscribe(args) => Box::pin(subscribe::run(global, &args)).await,
         Command::Receive(args) => Box::pin(receive::run(global, &args)).await,
         Command::Tail(args) => Box::pin(tail::run(global, &args)).await,
+        Command::Replay(args) => Box::pin(replay::run(global, &args)).await,
         Command::Events(args) => events::run(global, &args).await,
         Command::Trace(args) => trace::run(global, &args).await,
         Command::Decode(args) => decode::run(global, &args),
@@ -93,6 +102,9 @@ async fn dispatch(global: &Global, command: Command) -> anyhow::Result<()> {
         Command::Schedules(args) => schedules::run(global, &args).await,
         Command::Agents(args) => agents::run(global, &args).await,
         Command::Streams(args) => Box::pin(streams::run(global, &args)).await,
+        Command::Top(args) => Box::pin(top::run(global, &args)).await,
+        Command::Docs(args) => docs::run(&args),
+        Command::Completions(args) => completions::run(&args),
         Command::Bench(args) => Box::pin(crate::bench::run(global, &args)).await,
         Command::Sidecar(args) => Box::pin(sidecar::run(args)).await,
         Command::ControlPlane(args) => Box::pin(control_plane::run(global, args)).await,

@@ -9,7 +9,11 @@ use super::world::{World, publish, small, take};
 
 async fn kept(world: &World) -> BTreeSet<String> {
     let records = world.read(&world.broker.names.events()).await;
-    records.iter().filter_map(|record| EventSubject::parse(&record.subject)).map(|subject| subject.to.to_string()).collect()
+    records
+        .iter()
+        .filter_map(|record| EventSubject::parse(&record.subject))
+        .map(|subject| subject.to.to_string())
+        .collect()
 }
 
 fn set(addresses: &[&str]) -> BTreeSet<String> {

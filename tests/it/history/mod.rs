@@ -1,5 +1,8 @@
-//! History: what is kept, what is removed and when, and what happens to a group that does not read.
+//! History: what is kept, what is removed and when, what happens to a group that does not
+//! read, and how stored events are read once more.
 
 mod ages;
+mod nats_cli;
+mod replay;
 mod trim;
 mod world;

@@ -47,11 +47,18 @@ async fn a_dead_group_stops_nobody_and_loses_nothing() {
         assert_eq!(header(headers::CLASS), "RETENTION");
         assert_eq!(record.subject, "abd.default.dead.CONTROL-PLANE.RETENTION");
         let origin = Origin::parse(&header(headers::ORIGIN)).expect("an origin");
-        assert_eq!((origin.stream.as_str(), origin.subject.as_str()), ("AB_default_EVENTS", "ab.default.n.writer.topic.-.note.made"));
+        assert_eq!(
+            (origin.stream.as_str(), origin.subject.as_str()),
+            ("AB_default_EVENTS", "ab.default.n.writer.topic.-.note.made")
+        );
         assert!(header(headers::MSG_ID).starts_with(&format!("AB_default_EVENTS/{}/dead/", origin.seq)));
         let number: u64 = parked.id.trim_start_matches("n-").parse().expect("a number");
         let sent = event(number, "note.made");
-        assert_eq!(serde_json::from_slice::<serde_json::Value>(&parked.data).expect("JSON"), sent["data"], "byte for byte");
+        assert_eq!(
+            serde_json::from_slice::<serde_json::Value>(&parked.data).expect("JSON"),
+            sent["data"],
+            "byte for byte"
+        );
     }
     let told = world.facts("retention.lagging.v1").await;
     assert!(told.iter().all(|fact| fact["group"] == "dead"), "{told:?}");
@@ -136,4 +143,21 @@ async fn a_member_that_is_at_work_keeps_what_it_holds() {
     let letters = world.letters("dead").await;
     let ids: BTreeSet<String> = letters.keys().cloned().chain(rest.iter().cloned()).collect();
     assert_eq!((ids.len(), letters.len() + rest.len()), (690, 690), "each once, and none of those that were held");
+}
+
+#[tokio::test]
+async fn a_dead_group_in_strict_order_is_parked_in_order_and_goes_on_where_that_ends() {
+    let world = World::start("", small()).await;
+    let (_w, writer) = world.agent("writer").await;
+    publish(&writer, 0..900, "strict.made").await;
+    let (_s, strict) = world.agent("strict").await;
+    let rest = take(&strict, 900).await;
+    let letters = world.letters("strict").await;
+    assert!(!letters.is_empty() && !rest.is_empty(), "{} letters, {} delivered", letters.len(), rest.len());
+    let all: Vec<String> = letters.keys().cloned().chain(rest.iter().cloned()).collect();
+    assert_eq!(
+        all,
+        ids(0..900).into_iter().collect::<Vec<_>>(),
+        "first the letters, then the rest, each once and in order"
+    );
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use agentbus::control::Api;
 use agentbus_control_plane::spec::Project;
 use agentbus_control_plane::{ControlPlane, Options};
+use agentbus_nats::grant::GroupGrant;
 use agentbus_nats::identity::Authority;
 use agentbus_nats::topology::Sizes;
 use agentbus_nats::{headers, read};
@@ -27,6 +28,7 @@ agents:
   writer: {runner: process, command: [none], publish: ['>']}
   live: {runner: process, command: [none], subscribe: [note.>]}
   dead: {runner: process, command: [none], subscribe: [note.>]}
+  strict: {runner: process, command: [none], subscribe: [strict.>], ordered: true}
   quiet: {runner: process, command: [none], subscribe: [nothing.>]}
 ";
 
@@ -71,9 +73,12 @@ impl World {
     pub async fn agent(&self, name: &str) -> (SidecarProcess, HttpAgent) {
         let (groups, publish): (Vec<_>, &[&str]) = match name {
             "writer" => (vec![], &[">"]),
+            "strict" => (vec![GroupGrant { ordered: true, ..group(name, &["strict.>"]) }], &[]),
             reader => (vec![group(reader, &["note.>"])], &[]),
         };
-        let sidecar = SidecarProcess::start(&self.broker, Member { agent: name, groups: &groups, publish, ..Member::default() }).await;
+        let sidecar =
+            SidecarProcess::start(&self.broker, Member { agent: name, groups: &groups, publish, ..Member::default() })
+                .await;
         let agent = HttpAgent::of(&sidecar);
         (sidecar, agent)
     }
