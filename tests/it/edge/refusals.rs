@@ -14,7 +14,7 @@ use tonic::transport::Channel;
 use super::Edge;
 
 /// Bodies of a publish, with status, code and a part of the text.
-const BAD_JSON: [(&str, u16, &str, &str); 20] = [
+const BAD_JSON: [(&str, u16, &str, &str); 22] = [
     ("", 400, "INVALID_EVENT", "EOF while parsing a value at line 1 column 0"),
     ("{\n \"to\": \"notes.a\",\n oops}", 400, "INVALID_EVENT", "at line 3 column 2"),
     (r#"{"to":"notes.a"} x"#, 400, "INVALID_EVENT", "trailing characters at line 1 column 18"),
