@@ -64,6 +64,10 @@ impl Access {
     }
 
     fn options(&self, what: &str) -> anyhow::Result<Options> {
+        if self.url == agentbus_nats::bus::memory::URL {
+            let why = "this bus runs in memory, inside `agentbus up --memory`: there is no broker to connect to; start it without --memory for one";
+            return Err(fault(Code::BadConfig, why));
+        }
         let text = std::fs::read_to_string(&self.creds).map_err(|error| {
             fault(Code::BadConfig, format!("cannot read the credentials `{}`: {error}", self.creds.display()))
         })?;

@@ -74,6 +74,13 @@ pub struct Broker {
     pub creds: PathBuf,
 }
 
+impl Broker {
+    /// There is none: the bus is inside `up`.
+    pub fn in_memory(&self) -> bool {
+        self.url == agentbus_nats::bus::memory::URL
+    }
+}
+
 /// An HTTP API and the token for it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Door {

@@ -11,6 +11,10 @@ pub const LIMIT: Duration = Duration::from_secs(2);
 
 /// `Ok` when the broker at `nats://host:port` greets within [`LIMIT`], else why not. Tells nothing about rights or streams.
 pub async fn greets(url: &str) -> Result<(), String> {
+    if url == agentbus_nats::bus::memory::URL {
+        // The bus is in the process that answered already.
+        return Ok(());
+    }
     let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
     let greeting = async {
         let mut stream = TcpStream::connect(authority).await?;

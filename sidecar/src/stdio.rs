@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use agentbus_nats::connect::Identity;
-use agentbus_nats::grant::{AgentLife, FromSidecar, Start, ToSidecar};
+use agentbus_nats::grant::{FromSidecar, Start, ToSidecar};
 use agentbus_proto::{Code, Fault};
 use agentbus_runtime::drain;
 use agentbus_runtime::telemetry::{self, Telemetry};
@@ -125,11 +125,7 @@ async fn obey(lines: &mut Lines, hub: &Hub) {
     loop {
         match lines.recv().await {
             Some(Ok(line)) => match serde_json::from_str(&line) {
-                Ok(ToSidecar::Agent(AgentLife::Stopping)) => hub.agent_stopping(true),
-                Ok(ToSidecar::Agent(AgentLife::Stopped)) => hub.agent_stopped(),
-                Ok(ToSidecar::Agent(AgentLife::Exited)) => hub.agent_exited(),
-                Ok(ToSidecar::Agent(AgentLife::Killed)) => hub.agent_killed(),
-                Ok(ToSidecar::Agent(AgentLife::Started)) => hub.agent_stopping(false),
+                Ok(ToSidecar::Agent(life)) => hub.agent_is(life),
                 Ok(ToSidecar::Drain {}) => return,
                 Ok(ToSidecar::Start(_)) => tracing::warn!("a second `start` line is ignored"),
                 Err(error) => tracing::warn!(%error, "unreadable line from the parent"),

@@ -17,12 +17,13 @@ pub struct Args {}
 pub fn run(global: &Global, _args: &Args) -> anyhow::Result<()> {
     let instance = global.instance()?;
     let creds = instance.broker.creds.to_string_lossy().into_owned();
-    let pairs = [
-        ("AGENTBUS_URL", instance.me.url),
-        ("AGENTBUS_TOKEN", instance.me.token),
-        ("NATS_URL", instance.broker.url),
-        ("NATS_CREDS", creds),
-    ];
+    let in_memory = instance.broker.in_memory();
+    let mut pairs = vec![("AGENTBUS_URL", instance.me.url), ("AGENTBUS_TOKEN", instance.me.token)];
+    if in_memory {
+        output::say("the bus runs in memory: there is no broker, so NATS_URL and NATS_CREDS are not set");
+    } else {
+        pairs.extend([("NATS_URL", instance.broker.url), ("NATS_CREDS", creds)]);
+    }
     if global.json {
         let object: serde_json::Map<_, _> =
             pairs.into_iter().map(|(key, value)| (key.to_owned(), json!(value))).collect();

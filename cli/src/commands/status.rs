@@ -128,6 +128,9 @@ fn section(before: &str, lines: Vec<String>) -> anyhow::Result<()> {
 fn broker(broker: &BrokerStatus, paint: Paint) -> String {
     let state = if broker.connected { paint.green("connected") } else { paint.red("not connected") };
     let problem = broker.problem.as_deref().map(|why| format!(": {}", output::printable(why))).unwrap_or_default();
+    if broker.url == agentbus_nats::bus::memory::URL {
+        return "broker none: the bus is in memory, and nothing on it survives `up`".to_owned();
+    }
     format!("broker {} (nats-server {}) {state}{problem}", broker.url, broker.version)
 }
 

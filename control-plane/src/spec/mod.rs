@@ -7,6 +7,7 @@
 
 mod addresses;
 mod agent;
+mod broker;
 mod channels;
 mod check;
 mod env;
@@ -27,6 +28,7 @@ use std::path::Path;
 use agentbus_nats::grant::Policy;
 use agentbus_proto::name;
 
+pub use broker::BrokerMode;
 pub use agent::{AgentSpec, Output, Restart, Runner};
 pub use env::Env;
 pub use errors::{SpecError, SpecErrors};
@@ -45,14 +47,16 @@ pub const NAMESPACE_DEFAULT: &str = "default";
 /// Largest project file, in bytes: far above thousands of agents.
 const FILE_BYTES_MAX: usize = 1 << 20;
 
-const ALLOWED: &[&str] = &["version", "namespace", "defaults", "retention", "channels", "pools", "topics", "agents"];
-const LATER: &[&str] = &["broker"];
+const ALLOWED: &[&str] = &["version", "namespace", "defaults", "retention", "channels", "pools", "topics", "agents", "broker"];
+const LATER: &[&str] = &[];
 
 /// A valid project file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Project {
     /// The namespace, the trust zone.
     pub namespace: String,
+    /// Which bus it runs on.
+    pub broker: BrokerMode,
     /// How failures are handled where an agent says nothing else: groups joined by the person use it too.
     pub policy: Policy,
     /// What bounds agents that say nothing else; the spool and the breaker are the person's too.
@@ -70,7 +74,7 @@ pub struct Project {
 impl Project {
     /// A project that declares no agents.
     pub fn empty(namespace: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), policy: Policy::default(), bounds: Bounds::default(), retention: Retention::default(), channels: BTreeSet::new(), pools: BTreeMap::new(), agents: Vec::new() }
+        Self { namespace: namespace.into(), broker: BrokerMode::default(), policy: Policy::default(), bounds: Bounds::default(), retention: Retention::default(), channels: BTreeSet::new(), pools: BTreeMap::new(), agents: Vec::new() }
     }
 
     /// Reads a file.
@@ -121,6 +125,7 @@ fn read_project(reader: &mut Reader, root: &Node) -> Option<Project> {
         Some(map) => limits::read(reader, map, &Bounds::default()),
         None => Bounds::default(),
     };
+    let broker = broker::read(reader, &map);
     let retention = retention::read(reader, &map);
     let channels = map.get("channels").map(|node| channels::read(reader, node)).unwrap_or_default();
     let mut agents = Vec::new();
@@ -135,7 +140,7 @@ fn read_project(reader: &mut Reader, root: &Node) -> Option<Project> {
         }
     }
     check::together(reader, &agents);
-    Some(Project { namespace, policy: defaults, bounds, retention, channels, pools, agents: agents.into_iter().map(|(_, spec)| spec).collect() })
+    Some(Project { namespace, broker, policy: defaults, bounds, retention, channels, pools, agents: agents.into_iter().map(|(_, spec)| spec).collect() })
 }
 
 fn version(reader: &mut Reader, map: &Map<'_>) {

@@ -113,13 +113,24 @@ fn unknown_keys_say_what_is_allowed_and_what_was_meant() {
         "unknown key `tries` in agents.a.retry; allowed here: max_attempts",
     );
     check("runner: process, command: [x], env: {get: [A]}", "did you mean `set`?");
-    let found = mistakes(&format!("{GOOD}broker: {{mode: managed}}\n"));
+    let found = mistakes(&format!("{GOOD}broker: {{url: x}}\n"));
     assert_eq!(
         found,
         [
-            "4:1: `broker` in the file is not supported in this version; allowed here: version, namespace, defaults, retention, channels, pools, topics, agents"
+            "4:9: `mode` is missing in broker; write `mode: managed` or `mode: memory`",
+            "4:10: `url` in broker is not supported in this version; allowed here: mode"
         ]
     );
+}
+
+#[test]
+fn the_bus_is_a_managed_broker_or_in_memory() {
+    let mode = |line: &str| Project::parse(&format!("{GOOD}{line}"), "f").unwrap().broker;
+    assert_eq!(mode(""), BrokerMode::Managed);
+    assert_eq!(mode("broker: {mode: managed}\n"), BrokerMode::Managed);
+    assert_eq!(mode("broker: {mode: memory}\n"), BrokerMode::Memory);
+    let found = mistakes(&format!("{GOOD}broker: {{mode: cloud}}\n"));
+    assert_eq!(found, ["4:16: broker.mode must be managed or memory, not `cloud`"]);
 }
 
 #[test]

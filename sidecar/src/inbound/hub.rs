@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use agentbus_nats::ack::{Answer, Receipt};
 use agentbus_nats::bus::Bus;
-use agentbus_nats::grant::{Grant, GroupGrant};
+use agentbus_nats::grant::{AgentLife, Grant, GroupGrant};
 use agentbus_nats::held::{self, Wanted};
 use agentbus_nats::moves;
 use agentbus_nats::names::Names;
@@ -230,6 +230,17 @@ impl Hub {
     pub fn unhand(&self, ids: &[String]) {
         self.table().unhand(ids);
         self.after_all();
+    }
+
+    /// Takes note of what became of the agent process.
+    pub fn agent_is(&self, life: AgentLife) {
+        match life {
+            AgentLife::Started => self.agent_stopping(false),
+            AgentLife::Stopping => self.agent_stopping(true),
+            AgentLife::Stopped => self.agent_stopped(),
+            AgentLife::Exited => self.agent_exited(),
+            AgentLife::Killed => self.agent_killed(),
+        }
     }
 
     /// The agent process is gone: its deliveries go back at once.

@@ -7,6 +7,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use agentbus_nats::bus::Memory;
 use agentbus_proto::event::v1::Event;
 use agentbus_proto::json::content::JSON;
 use agentbus_proto::sidecar::v1::PublishRequest;
@@ -74,9 +75,14 @@ impl Audit {
     }
 
     /// Publishes the request and watches until the report is there. Cancelled by dropping.
-    pub(super) async fn run(&self, global: &Global, instance: &Instance) -> anyhow::Result<()> {
+    pub(super) async fn run(
+        &self,
+        global: &Global,
+        instance: &Instance,
+        memory: Option<&Memory>,
+    ) -> anyhow::Result<()> {
         let run = Uuid::now_v7().to_string();
-        let mut watch = Watch::start(instance).await?;
+        let mut watch = Watch::start(instance, memory).await?;
         self.request(instance, &run).await?;
         output::say(format!("auditing {}", self.input.display()));
         let (began, mut progress) = (Instant::now(), Progress::new(&run));

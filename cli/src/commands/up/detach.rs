@@ -31,7 +31,12 @@ pub(super) fn log_file(state: &Path) -> PathBuf {
 }
 
 /// Starts the child and waits until it says that it is ready: it writes instance.json before, while agents still start.
-pub(super) async fn start(global: &Global, args: &Args, state: &Path, nats_server: &Path) -> anyhow::Result<Instance> {
+pub(super) async fn start(
+    global: &Global,
+    args: &Args,
+    state: &Path,
+    nats_server: Option<&Path>,
+) -> anyhow::Result<Instance> {
     let log = log_file(state);
     let mut signal = std::pin::pin!(drain::signals()?);
     let mut child = spawn(global, args, state, nats_server, &log)?;
@@ -64,11 +69,14 @@ pub(super) async fn start(global: &Global, args: &Args, state: &Path, nats_serve
     }
 }
 
-fn spawn(global: &Global, args: &Args, state: &Path, nats_server: &Path, log: &Path) -> anyhow::Result<Child> {
+fn spawn(global: &Global, args: &Args, state: &Path, nats_server: Option<&Path>, log: &Path) -> anyhow::Result<Child> {
     let out = File::create(log).with_context(|| format!("cannot write `{}`", log.display()))?;
     let err = out.try_clone().context("cannot open the log twice")?;
     let mut command = Command::new(launch::own_program().context("cannot find this program's own file")?);
-    command.arg("up").arg("--detached").arg("--dir").arg(state).arg("--nats-server").arg(nats_server);
+    command.arg("up").arg("--detached").arg("--dir").arg(state);
+    if let Some(nats_server) = nats_server {
+        command.arg("--nats-server").arg(nats_server);
+    }
     if global.json {
         command.arg("--json");
     }

@@ -9,8 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use agentbus_control_plane::supervise::Local;
 use agentbus_control_plane::{ControlPlane, Options, authority};
+use agentbus_nats::bus::memory::URL;
 use agentbus_nats::identity::Authority;
+use agentbus_nats::topology::Sizes;
 use agentbus_proto::{Code, Fault, timestamp};
 use agentbus_runtime::leftovers;
 use agentbus_runtime::state::{self, InstanceLock};
@@ -23,7 +26,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::broker::{self, Broker};
 use super::demo::Audit;
 use super::project::Plan;
-use super::{Args, summary, taken};
+use super::{Args, memory, summary, taken};
 use crate::exit::fault;
 use crate::instance::{self, Door, Global, Instance};
 use crate::{output, programs, show};
@@ -38,7 +41,9 @@ const STOP_GRACE: Duration = Duration::from_secs(25);
 /// Everything that runs.
 struct Bus {
     control: ControlPlane,
-    broker: Broker,
+    /// None where the bus is in this process.
+    broker: Option<Broker>,
+    memory: Option<Local>,
     telemetry: Telemetry,
     instance: Instance,
     state: PathBuf,
@@ -94,7 +99,7 @@ async fn serve(global: &Global, args: &Args, bus: &Bus, audit: Option<Audit>) ->
         summary::print(global, &bus.instance, &bus.state, hint).await?;
     }
     if let Some(audit) = audit {
-        audit.run(global, &bus.instance).await?;
+        audit.run(global, &bus.instance, bus.memory.as_ref().map(|local| &local.bus)).await?;
         if audit.once {
             return Ok(());
         }
@@ -104,8 +109,9 @@ async fn serve(global: &Global, args: &Args, bus: &Bus, audit: Option<Audit>) ->
 
 /// For ever: streams and consumers are looked after as soon as a restarted broker is back.
 async fn watch_broker(bus: &Bus) {
+    let Some(broker) = &bus.broker else { return std::future::pending().await };
     loop {
-        bus.broker.back.notified().await;
+        broker.back.notified().await;
         bus.control.poke();
     }
 }
@@ -133,12 +139,25 @@ async fn start(args: &Args, state: &Path) -> anyhow::Result<Bus> {
     let telemetry = telemetry(args)?;
     let authority = authority::load_or_create(state, &plan.project.namespace).map_err(Fault::from)?;
     let creds = person(state, &authority)?;
-    let binary = broker::obtain(args.nats_server.clone()).await?;
-    let broker = broker::start(binary, state, args.port, &authority).await?;
+    let memory = plan.in_memory(args).then(|| memory::local(telemetry.tracer()));
+    let broker = match memory {
+        Some(_) => None,
+        None => {
+            let binary = broker::obtain(args.nats_server.clone()).await?;
+            Some(broker::start(binary, state, args.port, &authority).await?)
+        }
+    };
+    if memory.is_some() {
+        output::say(memory::WARNING);
+    }
     let token = token();
     let namespace = plan.project.namespace.clone();
     let project = plan.folder.clone();
-    let control = ControlPlane::start(options(args, plan, &broker, authority, token.clone())?).await?;
+    let options = options(args, plan, broker.as_ref(), authority, token.clone())?;
+    let control = match memory.clone() {
+        Some(local) => ControlPlane::start_local(options, local).await?,
+        None => ControlPlane::start(options).await?,
+    };
     let me = me(&control).await?;
     let instance = Instance {
         pid: std::process::id(),
@@ -147,23 +166,18 @@ async fn start(args: &Args, state: &Path) -> anyhow::Result<Bus> {
         started: show::millis(&timestamp::from_system(std::time::SystemTime::now())),
         namespace,
         project,
-        broker: instance::Broker {
-            url: broker.url.clone(),
-            version: broker.version.clone(),
-            program: broker.program.clone(),
-            creds,
-        },
+        broker: described(broker.as_ref(), creds),
         control: Door { url: control.api_url().to_owned(), token },
         me,
     };
     state::write_private(&instance::file(state), &serde_json::to_vec_pretty(&instance)?)?;
-    Ok(Bus { control, broker, telemetry, instance, state: state.to_owned(), _lock: lock })
+    Ok(Bus { control, broker, memory, telemetry, instance, state: state.to_owned(), _lock: lock })
 }
 
 fn options(
     args: &Args,
     plan: Plan,
-    broker: &Broker,
+    broker: Option<&Broker>,
     authority: Authority,
     api_token: String,
 ) -> anyhow::Result<Options> {
@@ -171,9 +185,9 @@ fn options(
         project: plan.project,
         project_dir: plan.folder,
         state_dir: plan.state,
-        servers: vec![broker.url.clone()],
+        servers: broker.map(|broker| broker.url.clone()).into_iter().collect(),
         authority: Arc::new(authority),
-        sizes: broker.sizes,
+        sizes: broker.map_or_else(|| Sizes::within(memory::QUOTA_BYTES), |broker| broker.sizes),
         event_bytes_max: broker::EVENT_BYTES_MAX,
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         api_token,
@@ -182,6 +196,19 @@ fn options(
         person: true,
         spawn: true,
     })
+}
+
+/// The broker as it is written down; without one there are no credentials for it either.
+fn described(broker: Option<&Broker>, creds: PathBuf) -> instance::Broker {
+    match broker {
+        Some(Broker { url, version, program, .. }) => {
+            instance::Broker { url: url.clone(), version: version.clone(), program: program.clone(), creds }
+        }
+        None => {
+            let (url, version) = (URL.to_owned(), env!("CARGO_PKG_VERSION").to_owned());
+            instance::Broker { url, version, program: PathBuf::new(), creds: PathBuf::new() }
+        }
+    }
 }
 
 /// The person's sidecar comes first: every command needs it.
@@ -207,8 +234,10 @@ impl Bus {
     async fn stop(self) {
         output::say("stopping agents, then their sidecars");
         self.control.stop(STOP_GRACE).await;
-        output::say("stopping nats-server");
-        self.broker.stop().await;
+        if let Some(broker) = self.broker {
+            output::say("stopping nats-server");
+            broker.stop().await;
+        }
         self.telemetry.shutdown().await;
         let _ = std::fs::remove_file(instance::file(&self.state));
         output::say("stopped; nothing is left running");

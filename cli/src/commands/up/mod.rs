@@ -8,6 +8,7 @@ mod broker;
 mod demo;
 mod detach;
 mod foreground;
+mod memory;
 mod progress;
 mod project;
 mod summary;
@@ -47,6 +48,9 @@ pub struct Args {
     /// Project file [default: agentbus.yaml in this folder or one above]
     #[arg(long, value_name = "FILE", env = "AGENTBUS_CONFIG")]
     pub config: Option<PathBuf>,
+    /// No broker: the bus lives in this process and ends with it
+    #[arg(long, conflicts_with_all = ["nats_server", "port"])]
+    pub memory: bool,
     /// The nats-server program to use
     #[arg(long, value_name = "FILE")]
     pub nats_server: Option<PathBuf>,
@@ -67,7 +71,9 @@ pub struct Args {
 impl Args {
     /// Gives the same options to another `up`, except those that say where it runs.
     fn repeat(&self, command: &mut Command) {
-        for (given, flag) in [(self.demo, "--demo"), (self.exit_when_done, "--exit-when-done")] {
+        for (given, flag) in
+            [(self.demo, "--demo"), (self.memory, "--memory"), (self.exit_when_done, "--exit-when-done")]
+        {
             if given {
                 command.arg(flag);
             }
@@ -97,9 +103,12 @@ pub async fn run(global: &Global, args: Args) -> anyhow::Result<()> {
         return Err(taken(&state, &holder));
     }
     // Mistakes show here, at once, and not through a log. The child reads again: it is the one who holds the lock.
-    Plan::load(&args, &state)?;
-    let binary = broker::obtain(args.nats_server.clone()).await?;
-    let instance = detach::start(global, &args, &state, &binary.path).await?;
+    let plan = Plan::load(&args, &state)?;
+    let server = match plan.in_memory(&args) {
+        true => None,
+        false => Some(broker::obtain(args.nats_server.clone()).await?.path),
+    };
+    let instance = detach::start(global, &args, &state, server.as_deref()).await?;
     summary::print(global, &instance, &state, "agentbus status; agentbus logs -f; agentbus down stops it").await?;
     if args.demo && !global.json {
         output::say(format!("the demo's result comes in {}", detach::log_file(&state).display()));

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use agentbus_control_plane::spec::{NAMESPACE_DEFAULT, Project};
+use agentbus_control_plane::spec::{BrokerMode, NAMESPACE_DEFAULT, Project};
 use agentbus_proto::{Code, Fault};
 use agentbus_runtime::state;
 
@@ -48,6 +48,11 @@ impl Plan {
             return Self::read(file, folder, state);
         }
         Ok(Self { project: Project::empty(NAMESPACE_DEFAULT), folder, state })
+    }
+
+    /// Whether the bus is inside `up`.
+    pub(super) fn in_memory(&self, args: &Args) -> bool {
+        args.memory || self.project.broker == BrokerMode::Memory
     }
 
     fn read(file: PathBuf, folder: PathBuf, state: PathBuf) -> anyhow::Result<Self> {

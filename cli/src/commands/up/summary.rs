@@ -36,7 +36,11 @@ pub(super) async fn print(global: &Global, instance: &Instance, state: &Path, hi
 
 fn lines(instance: &Instance, agents: &[InstanceStatus], state: &Path, hint: &str, paint: Paint) -> Vec<String> {
     let field = |name: &str, value: String| format!("  {:<14} {value}", name);
-    let broker = format!("{} (nats-server {}, authentication on)", instance.broker.url, instance.broker.version);
+    let broker = if instance.broker.in_memory() {
+        "none: the bus is in this process, and nothing on it survives it".to_owned()
+    } else {
+        format!("{} (nats-server {}, authentication on)", instance.broker.url, instance.broker.version)
+    };
     let mut lines = vec![
         paint.bold(format!("agentbus is up, namespace {}", instance.namespace)),
         field("broker", broker),

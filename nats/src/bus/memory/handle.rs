@@ -43,7 +43,7 @@ impl Bus for Handle {
 
     fn server(&self) -> Server {
         Server {
-            url: "memory:".to_owned(),
+            url: super::URL.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             message_bytes_max: self.inner.options.message_bytes_max,
             in_process: true,

@@ -41,6 +41,9 @@ use handle::Handle;
 use log::Now;
 use world::World;
 
+/// Where it is, in place of a broker's address.
+pub const URL: &str = "memory:";
+
 /// How the bus is.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
