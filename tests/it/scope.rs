@@ -4,6 +4,7 @@ mod addresses;
 mod grants;
 mod person;
 mod renewal;
+mod replies;
 mod tokens;
 
 use std::time::Duration;

@@ -1,7 +1,5 @@
 //! The asker's connection breaks, the broker dies, the responder dies: the ask is answered, once.
 
-use std::time::Duration;
-
 use agentbus_tests::http::HttpAgent;
 use agentbus_tests::proxy::Proxy;
 use agentbus_tests::wait::until;
@@ -16,15 +14,11 @@ fn taking(agent: &HttpAgent) -> JoinHandle<Value> {
 }
 
 /// Cuts the asker off, has `answer` reply meanwhile, and lets the asker in again.
-async fn while_cut_off(world: &World, proxy: &Proxy, asker: &str, answer: impl AsyncFnOnce()) {
+async fn while_cut_off(proxy: &Proxy, asker: &str, answer: impl AsyncFnOnce()) {
     proxy.swallow(true);
     proxy.deafen(true);
     proxy.cut();
-    until("a broken connection", || async {
-        let connected = connected(world, asker).await;
-        if connected { Err("connected") } else { Ok(()) }
-    })
-    .await;
+    until("a broken connection", || async { if connected(asker).await { Err("connected") } else { Ok(()) } }).await;
     answer().await;
     proxy.swallow(false);
     proxy.deafen(false);
@@ -32,7 +26,7 @@ async fn while_cut_off(world: &World, proxy: &Proxy, asker: &str, answer: impl A
 }
 
 /// Whether the sidecar says so on its admin listener.
-async fn connected(_: &World, admin: &str) -> bool {
+async fn connected(admin: &str) -> bool {
     let address = admin.trim_start_matches("http://");
     let answer = agentbus_tests::http::request(address, "GET", "/readyz", &[], bytes::Bytes::new()).await;
     answer.is_ok_and(|answer| answer.status == 200)
@@ -49,7 +43,7 @@ async fn a_reply_stored_while_the_asker_is_away_is_found_after_its_return() {
     listens(&world, "helper--inbox").await;
     let answer = asking(&a, json!({"to": "@helper", "data": 1, "timeout": "60s"}));
     let delivery = taken.await.unwrap();
-    while_cut_off(&world, &proxy, &asker.admin, async || {
+    while_cut_off(&proxy, &asker.admin, async || {
         // More than one control-plane answer takes, and more than one message of the broker with its base64.
         let large = "x".repeat(900_000);
         reply(&h, &delivery, json!({"data": large, "more": true})).await;
@@ -113,7 +107,8 @@ async fn an_ask_that_is_repeated_with_its_id_gets_the_reply_that_is_there_alread
     let (a, h) = (HttpAgent::of(&asker), HttpAgent::of(&helper));
     let taken = taking(&h);
     listens(&world, "helper--inbox").await;
-    let question = json!({"to": "@helper", "id": "a/b c".replace(' ', "_"), "data": 1, "timeout": "20s"});
+    // An id that is no token of a subject.
+    let question = json!({"to": "@helper", "id": "a/b.c", "data": 1, "timeout": "20s"});
     let first = asking(&a, question.clone());
     let delivery = taken.await.unwrap();
     // The caller goes away; nobody waits when the reply comes.
@@ -132,7 +127,6 @@ async fn an_ask_that_is_repeated_with_its_id_gets_the_reply_that_is_there_alread
         "{}",
         second.body
     );
-    tokio::time::timeout(Duration::from_secs(1), async {}).await.unwrap();
 }
 
 #[tokio::test]

@@ -3,6 +3,8 @@
 mod answers;
 mod away;
 mod backlog;
+mod commands;
 mod streams;
+mod trace;
 mod unhappy;
 mod world;
