@@ -15,11 +15,12 @@ impl Directory {
         if self.knows(to) {
             return Ok(());
         }
-        let kind = if matches!(to, Address::Channel(_)) { "channel" } else { "agent or pool" };
-        let hint = self.hint(to);
-        let why = format!(
-            "no {kind} `{to}` is declared: {hint} add it to agentbus.yaml, or have the event wait for it (`park`)"
-        );
+        let (kind, or) = match to {
+            // Who reads it later does not get what was sent before.
+            Address::Channel(_) => ("channel", ""),
+            _ => ("agent or pool", ", or have the event wait for it (`park`)"),
+        };
+        let why = format!("no {kind} `{to}` is declared: {} add it to agentbus.yaml{or}", self.hint(to));
         Err(Fault::new(Code::InvalidAddress, why))
     }
 

@@ -23,9 +23,10 @@ impl Scope {
     }
 
     /// Refuses addresses that nobody has declared (`INVALID_ADDRESS`), unless the event shall wait there (`park`), and
-    /// those outside the scope (`SCOPE_DENIED`).
+    /// those outside the scope (`SCOPE_DENIED`). An event waits for an agent or a pool only: a channel's events are for
+    /// those who read it when they are sent.
     pub fn allow(&self, to: &Address, park: bool) -> Result<(), Fault> {
-        if !park {
+        if !park || matches!(to, Address::Channel(_)) {
             self.directory.check(to)?;
         }
         if self.publish.iter().any(|pattern| pattern.matches_address(to)) {
@@ -71,6 +72,6 @@ mod tests {
         }
         check("@later", true, None);
         check("@reviewers", true, Some(Code::ScopeDenied));
-        check("#engineering", true, Some(Code::ScopeDenied));
+        check("#engineering", true, Some(Code::InvalidAddress));
     }
 }

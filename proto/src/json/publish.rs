@@ -69,7 +69,7 @@ pub struct PublishJson {
     /// Events before this one in its chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hops: Option<u32>,
-    /// Store it even if the agent, pool or channel is not declared yet. Beside the event, like `ttl`.
+    /// Store it even if the agent or pool is not declared yet. Beside the event, like `ttl`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub park: bool,
 }

@@ -59,13 +59,13 @@ pub struct Args {
     /// Id of the first event of the chain it belongs to
     #[arg(long, value_name = "ID")]
     pub correlation_id: Option<String>,
-    /// Lane; this version stores it with the event and does not yet order by it
+    /// Lane: handed out 8:4:1 where a group splits its lanes
     #[arg(long, value_enum)]
     pub priority: Option<Lane>,
     /// Events with the same key keep their order
     #[arg(long, value_name = "KEY")]
     pub key: Option<String>,
-    /// Store it even if nobody has declared the agent, pool or channel; it is delivered once somebody does
+    /// Store it even if nobody has declared the agent or pool; it is delivered once somebody does
     #[arg(long)]
     pub park: bool,
     /// Publish it later, or again and again.
