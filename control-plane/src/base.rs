@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use agentbus_nats::budget;
 use agentbus_nats::bus::{Bus, JetStream};
 use agentbus_nats::connect::{self, Identity};
 use agentbus_nats::names::Names;
@@ -62,6 +63,7 @@ impl Base {
         let registry = Registry::new(Arc::clone(&bus), &names);
         restore(&grants, &registry, options).await?;
         let groups = grants.all_groups();
+        budget::project(&groups)?;
         reconciler.keeper.pass(&groups, events_made).await?;
         for group in &groups {
             // They may be declared in another way than in an earlier run.

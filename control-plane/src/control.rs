@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agentbus_nats::budget;
 use agentbus_nats::bus::{Bus, Note, Subscription};
 use agentbus_nats::grant::{ControlReply, ControlRequest, GroupGrant};
 use agentbus_nats::names::Names;
@@ -188,6 +189,7 @@ impl Desk {
         let _alone = self.joining.lock().await;
         let Responder { grants, keeper, registry, .. } = &self.responder;
         let group = grants.groups().decide(agent, wish)?;
+        budget::join(&*self.responder.bus, &self.responder.names, &group).await?;
         keeper.ensure(&group).await?;
         let joined = {
             let mut groups = grants.groups();

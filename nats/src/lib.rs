@@ -7,6 +7,7 @@
 
 pub mod ack;
 pub mod asks;
+pub mod budget;
 pub mod bus;
 pub mod connect;
 pub mod consumers;

@@ -2,11 +2,12 @@
 
 use agentbus_control_plane::api::{Agents, Streams};
 use agentbus_control_plane::status::{InstanceState, InstanceStatus, SystemStatus};
+use agentbus_nats::budget::CONSUMERS_MAX;
 
-use super::{Finding, LIMIT, Report};
+use super::{Finding, LIMIT, Report, memory};
 use crate::broker::Access;
 use crate::control::Api;
-use crate::instance::{Global, Instance};
+use crate::instance::{self, Global, Instance};
 use crate::{output, probe, size};
 
 /// `up` notices a broker that ended, not one that hangs.
@@ -40,6 +41,15 @@ pub(super) async fn check(global: &Global, report: &mut Report) -> anyhow::Resul
         Err(fault) => report.add(Finding::fail("broker", fault.message, HUNG))?,
     }
     report.add(streams(&api).await)?;
+    if instance.broker.in_memory() {
+        let found = "none: the bus is in the memory of `agentbus up` and gone with it";
+        return report.add(Finding::warn(
+            "durability",
+            found,
+            "for a bus that keeps its events start it without --memory",
+        ));
+    }
+    report.add(memory::check(&instance, &instance::state_dir(global)?).await)?;
     limits(&instance).await.into_iter().try_for_each(|finding| report.add(finding))?;
     report.add(Finding::warn(
         "durability",
@@ -143,7 +153,7 @@ async fn limits(instance: &Instance) -> Vec<Finding> {
                 Finding::ok(
                     "JetStream",
                     format!(
-                        "{}, {}, {} stored; account: {most}",
+                        "{}, {} of at most {CONSUMERS_MAX}, {} stored; account: {most}",
                         output::count(account.streams as u64, "stream", "streams"),
                         output::count(account.consumers as u64, "consumer", "consumers"),
                         size::human(account.storage)

@@ -4,6 +4,7 @@
 
 mod broker;
 mod machine;
+mod memory;
 
 use std::time::Duration;
 
