@@ -4,16 +4,19 @@
 
 mod addresses;
 mod ask;
+mod crowd;
 mod delivery;
 mod dependencies;
 mod docs;
 mod edge;
 mod history;
+mod limits;
 mod offline;
 mod order;
 mod pages;
 mod scope;
 mod skeleton;
+mod status;
 mod time;
 mod tracing;
 mod up;

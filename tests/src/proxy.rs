@@ -3,8 +3,8 @@
 //! Everything is passed on byte for byte until told otherwise. Ends with its owner.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -16,6 +16,14 @@ use tokio::task::JoinHandle;
 struct Swallow {
     on: AtomicBool,
     bytes: AtomicU64,
+    /// While on: so many bytes are passed on all the same.
+    grace: AtomicU64,
+}
+
+/// Turns the loss of what clients send on when the server says this.
+#[derive(Default)]
+struct Trap {
+    needle: Mutex<Option<Vec<u8>>>,
 }
 
 /// A running proxy.
@@ -23,6 +31,7 @@ pub struct Proxy {
     address: SocketAddr,
     swallow: Arc<Swallow>,
     deafen: Arc<Swallow>,
+    trap: Arc<Trap>,
     cuts: watch::Sender<u64>,
     task: JoinHandle<()>,
 }
@@ -33,8 +42,10 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (swallow, deafen, cuts) = (Arc::<Swallow>::default(), Arc::<Swallow>::default(), watch::Sender::new(0));
-        let task = tokio::spawn(accept(listener, target.to_owned(), (swallow.clone(), deafen.clone()), cuts.clone()));
-        Self { address, swallow, deafen, cuts, task }
+        let trap = Arc::<Trap>::default();
+        let ways = (swallow.clone(), deafen.clone(), trap.clone());
+        let task = tokio::spawn(accept(listener, target.to_owned(), ways, cuts.clone()));
+        Self { address, swallow, deafen, trap, cuts, task }
     }
 
     /// `127.0.0.1:<port>`
@@ -44,7 +55,19 @@ impl Proxy {
 
     /// From now on, what clients send is lost (true) or passed on again (false). Answers pass either way.
     pub fn swallow(&self, on: bool) {
+        self.swallow.grace.store(0, Ordering::SeqCst);
         self.swallow.on.store(on, Ordering::SeqCst);
+    }
+
+    /// Passes so many more bytes of clients on, and loses what they send after that.
+    pub fn swallow_after(&self, bytes: u64) {
+        self.swallow.grace.store(bytes, Ordering::SeqCst);
+        self.swallow.on.store(true, Ordering::SeqCst);
+    }
+
+    /// From the moment the server says this, what clients send is lost. The server's word itself is passed on.
+    pub fn swallow_when(&self, said: &str) {
+        *self.trap.needle.lock().expect("no panic") = Some(said.as_bytes().to_vec());
     }
 
     /// From now on, what the server answers is lost (true) or passed on again (false).
@@ -72,18 +95,27 @@ impl Drop for Proxy {
 async fn accept(
     listener: TcpListener,
     target: String,
-    (swallow, deafen): (Arc<Swallow>, Arc<Swallow>),
+    (swallow, deafen, trap): (Arc<Swallow>, Arc<Swallow>, Arc<Trap>),
     cuts: watch::Sender<u64>,
 ) {
     while let Ok((client, _)) = listener.accept().await {
         let Ok(server) = TcpStream::connect(&target).await else { continue };
         let mut cut = cuts.subscribe();
-        let (swallow, deafen) = (swallow.clone(), deafen.clone());
+        let (swallow, deafen, trap) = (swallow.clone(), deafen.clone(), trap.clone());
+        let on = swallow.clone();
+        let springs = move |read: &[u8]| {
+            let mut needle = trap.needle.lock().expect("no panic");
+            let said = |needle: &Vec<u8>| read.windows(needle.len()).any(|window| window == needle);
+            if needle.as_ref().is_some_and(said) {
+                *needle = None;
+                on.on.store(true, Ordering::SeqCst);
+            }
+        };
         tokio::spawn(async move {
             let ((client_rx, client_tx), (server_rx, server_tx)) = (client.into_split(), server.into_split());
             tokio::select! {
-                () = pass(client_rx, server_tx, swallow) => {}
-                () = pass(server_rx, client_tx, deafen) => {}
+                () = pass(client_rx, server_tx, swallow, |_| ()) => {}
+                () = pass(server_rx, client_tx, deafen, springs) => {}
                 _ = cut.changed() => {}
             }
         });
@@ -91,12 +123,15 @@ async fn accept(
 }
 
 /// Passes bytes on until one side ends; then the caller drops both.
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, swallow: Arc<Swallow>) {
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, swallow: Arc<Swallow>, heard: impl Fn(&[u8])) {
     let mut buffer = vec![0; 64 * 1024];
-    while let Ok(read @ 1..) = from.read(&mut buffer).await {
+    while let Ok(mut read @ 1..) = from.read(&mut buffer).await {
+        heard(&buffer[..read]);
         if swallow.on.load(Ordering::SeqCst) {
-            swallow.bytes.fetch_add(read as u64, Ordering::SeqCst);
-            continue;
+            let grace = swallow.grace.load(Ordering::SeqCst).min(read as u64);
+            swallow.grace.fetch_sub(grace, Ordering::SeqCst);
+            swallow.bytes.fetch_add(read as u64 - grace, Ordering::SeqCst);
+            read = grace as usize;
         }
         if to.write_all(&buffer[..read]).await.is_err() {
             return;

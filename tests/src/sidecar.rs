@@ -123,6 +123,12 @@ impl SidecarProcess {
         say(stdin, &ToSidecar::Agent(AgentLife::Exited)).await;
     }
 
+    /// Tells it that the agent process was killed, as when memory runs out.
+    pub async fn agent_killed(&mut self) {
+        let stdin = self.stdin.as_mut().expect("not draining");
+        say(stdin, &ToSidecar::Agent(AgentLife::Killed)).await;
+    }
+
     /// Asks it to drain and waits for its end.
     pub async fn drain(&mut self) -> std::process::ExitStatus {
         let mut stdin = self.stdin.take().expect("not draining");
