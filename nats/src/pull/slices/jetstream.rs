@@ -71,7 +71,7 @@ impl JetStream {
             self.ready.push_back(Taken::Ended { slice, refused: true });
             return;
         }
-        let expires = wait.then(|| self.expires());
+        let expires = wait.then(|| self.expires(slice));
         let mut body = format!(r#"{{"batch":{messages},"max_bytes":{BYTES_MAX}"#);
         body += &match expires {
             Some(expires) => format!(r#","expires":{}"#, expires.as_nanos()),
@@ -94,8 +94,9 @@ impl JetStream {
     }
 
     /// Not the same for all members, so that who is first in line changes.
-    fn expires(&self) -> Duration {
-        let most = self.pin_timeout.map_or(EXPIRES, |timeout| timeout / 2);
+    fn expires(&self, slice: usize) -> Duration {
+        let pinned = self.pin_timeout.filter(|_| self.pins[slice].is_some());
+        let most = pinned.map_or(EXPIRES, |timeout| timeout / 2);
         most.mul_f64(rand::random_range(0.6..1.0))
     }
 
