@@ -10,7 +10,7 @@ use agentbus_nats::held::{Wanted, nanos};
 use agentbus_nats::moves::rfc3339;
 use agentbus_nats::names::Names;
 use agentbus_nats::read::Record;
-use agentbus_nats::{headers, topology};
+use agentbus_nats::{headers, schedule, topology};
 use agentbus_proto::event::v1::Event;
 use agentbus_proto::{EventHead, Fault, json, timestamp};
 use async_nats::jetstream::consumer::DeliverPolicy;
@@ -40,7 +40,8 @@ pub(super) struct Taken {
 
 impl Taken {
     /// Reads the head of a stored event.
-    pub fn new(record: Record) -> Self {
+    pub fn new(mut record: Record) -> Self {
+        record.payload = schedule::event(&record.headers, &record.subject, record.stored_at, &record.payload);
         let head = EventHead::decode(&record.payload).unwrap_or_default();
         Self { record, head }
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use agentbus_nats::headers;
 use agentbus_nats::read::{From, Record};
+use agentbus_nats::schedule::Occurrence;
 use agentbus_proto::id;
 
 /// Clocks of machines differ by less than this.
@@ -34,8 +35,11 @@ pub(super) fn look(id: &str, events: &str) -> Look {
     }
 }
 
-/// The id of a stored event, as far as its headers tell: `<sender>/<id>/<tag>`.
+/// The id of a stored event, as far as its headers tell: `<sender>/<id>/<tag>`, or which occurrence of a schedule it is.
 pub(super) fn of_record(record: &Record) -> Option<String> {
+    if let Some(occurrence) = Occurrence::of(&record.headers, &record.subject, record.stored_at) {
+        return Some(occurrence.id);
+    }
     let sealed = headers::get(Some(&record.headers), headers::MSG_ID)?;
     let (_, rest) = sealed.split_once('/')?;
     rest.rsplit_once('/').map(|(id, _)| id.to_owned())
@@ -47,8 +51,13 @@ pub(super) fn is(record: &Record, id: &str) -> bool {
 }
 
 /// The chain a stored event belongs to, as its headers tell.
-pub(super) fn chain_of(record: &Record) -> Option<&str> {
-    headers::get(Some(&record.headers), headers::CORRELATION)
+pub(super) fn chain_of(record: &Record) -> Option<String> {
+    let named = headers::get(Some(&record.headers), headers::CORRELATION)?;
+    // An occurrence that was given no chain begins one of its own.
+    match Occurrence::of(&record.headers, &record.subject, record.stored_at) {
+        Some(own) if own.id.strip_prefix(named).is_some_and(|rest| rest.starts_with('.')) => Some(own.id),
+        _ => Some(named.to_owned()),
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use agentbus_nats::bus::Bus;
 use agentbus_nats::moves::rfc3339;
 use agentbus_nats::names::Names;
 use agentbus_nats::read::{From, PAGE_MAX, Query, Record};
-use agentbus_nats::{pattern, subject};
+use agentbus_nats::{pattern, schedule, subject};
 use agentbus_proto::event::v1::Event;
 use agentbus_proto::json::{content, event_to_json};
 use agentbus_proto::{Code, Fault};
@@ -189,7 +189,8 @@ fn listed(stream: &str, record: Record) -> Listed {
         stored_at: rfc3339(record.stored_at),
         ..Listed::default()
     };
-    match Event::decode(record.payload.clone()) {
+    let payload = schedule::event(&record.headers, &record.subject, record.stored_at, &record.payload);
+    match Event::decode(payload) {
         Ok(event) => Listed { event: event_to_json(&event), ..base },
         Err(error) => {
             Listed { undecodable: error.to_string(), payload_base64: content::to_base64(&record.payload), ..base }

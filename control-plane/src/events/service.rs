@@ -85,7 +85,7 @@ impl Events {
         let mut correlation_id = id.to_owned();
         if found.records.is_empty() {
             let event = self.find(id).await.map_err(|fault| no_chain(fault))?;
-            correlation_id = ids::chain_of(&event).unwrap_or(id).to_owned();
+            correlation_id = ids::chain_of(&event).unwrap_or_else(|| id.to_owned());
             found = self.links(&correlation_id).await?;
         }
         let mut events = Vec::with_capacity(found.records.len());
@@ -148,7 +148,7 @@ impl Events {
     async fn links(&self, correlation_id: &str) -> Result<Found, Fault> {
         let stream = self.stream();
         let look = ids::look(correlation_id, &stream);
-        let fits = |record: &Record| ids::chain_of(record) == Some(correlation_id);
+        let fits = |record: &Record| ids::chain_of(record).as_deref() == Some(correlation_id);
         scan::walk(self.bus(), &stream, look, Wanted::UpTo(CHAIN_MAX), fits).await
     }
 
@@ -159,7 +159,9 @@ impl Events {
         let query = Query { from, headers_only: true, limit: EFFECTS_SCANNED, ..Query::all() };
         let page = self.bus().read(&self.stream(), &query).await?;
         let mut effects = Vec::new();
-        for record in page.records.iter().filter(|record| ids::chain_of(record) == Some(chain)).take(EFFECTS_MAX) {
+        for record in
+            page.records.iter().filter(|record| ids::chain_of(record).as_deref() == Some(&chain)).take(EFFECTS_MAX)
+        {
             effects.extend(self.bus().get(&self.stream(), record.seq).await?.map(Taken::new));
         }
         Ok(effects)
