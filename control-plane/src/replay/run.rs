@@ -35,7 +35,7 @@ impl Replays {
             None => self.last_seq().await?,
         };
         let created = self.prepare(target, request).await?;
-        let id = request.run.clone().unwrap_or_else(|| uuid::Uuid::now_v7().simple().to_string());
+        let id = request.run.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
         let query = Query { filters, from, to_seq: Some(to_seq), limit: PAGE_MAX, ..Query::all() };
         let report =
             Report { run: id, dry_run: request.dry_run, created, to_seq, clock: request.clock, ..Report::default() };

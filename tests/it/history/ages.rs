@@ -68,3 +68,18 @@ async fn what_nobody_reads_for_too_long_is_parked_and_then_goes_with_its_age() {
     let told = world.facts("retention.lagging.v1").await;
     assert!(told.iter().any(|fact| fact["group"] == "dead" && fact["why"] == "lags"), "{told:?}");
 }
+
+#[tokio::test]
+async fn a_group_needs_nothing_that_is_older_than_itself() {
+    let world = World::start("retention: {age: 1s}\n", small()).await;
+    let (_w, writer) = world.agent("writer").await;
+    publish(&writer, 0..1, "late.made").await;
+    world.broker.group("late", &["late.>"]).await;
+    publish(&writer, 1..2, "late.made").await;
+    until("only the second one", || async {
+        let records = world.read(&world.broker.names.events()).await;
+        let seqs: Vec<u64> = records.iter().map(|record| record.seq).collect();
+        if seqs == [2] { Ok(()) } else { Err(seqs) }
+    })
+    .await;
+}
