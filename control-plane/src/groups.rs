@@ -103,13 +103,14 @@ impl Groups {
         self.members.get(agent).map_or(&[], |member| &member.joined)
     }
 
-    /// Every group once, by name.
+    /// Every group once, by name; those of agents' own addresses behind all others.
     pub fn all(&self) -> Vec<GroupGrant> {
         let members = self.members.values();
         let groups =
             members.clone().flat_map(|member| &member.joined).chain(members.flat_map(|member| &member.declared));
         // Declared ones come last and win.
-        let named: BTreeMap<&str, &GroupGrant> = groups.map(|group| (group.name.as_str(), group)).collect();
+        let place = |group: &'_ GroupGrant| (Names::is_reserved(&group.name), group.name.clone());
+        let named: BTreeMap<(bool, String), &GroupGrant> = groups.map(|group| (place(group), group)).collect();
         named.into_values().cloned().collect()
     }
 
