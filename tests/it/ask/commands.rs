@@ -21,7 +21,7 @@ case "$line" in
   again) test -e again || { touch again; exit 75; }; echo "at last" ;;
   slow) sleep 30 ;;
   json) echo '{"sum": 3}' ;;
-  *) echo $((line)) ;;
+  *) echo $(($line)) ;;
 esac
 "#;
 
