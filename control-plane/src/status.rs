@@ -1,6 +1,7 @@
 //! The state of the whole system as the API, `agentbus status` and the registry show it. Plain data.
 
 use agentbus_nats::consumers::GroupState;
+use agentbus_nats::grant::SidecarReport;
 use serde::{Deserialize, Serialize};
 
 use crate::trimmer::Lagging;
@@ -63,6 +64,9 @@ pub struct InstanceStatus {
     pub last_exit: Option<String>,
     /// Since when it is in this state, RFC 3339.
     pub since: String,
+    /// What its sidecar told last: its spool, and what it leaves alone.
+    #[serde(default)]
+    pub sidecar: SidecarReport,
 }
 
 /// Everything at a glance.

@@ -142,6 +142,8 @@ pub struct Policy {
     pub ack_deadline_ms: u64,
     /// How often a delivery may take its agent down before it is dead-lettered as `CRASH`.
     pub crash_limit: u32,
+    /// Write down who acked each event, and when; without it only for events whose sender wants it.
+    pub receipts: bool,
 }
 
 impl Default for Policy {
@@ -155,6 +157,8 @@ impl Default for Policy {
             jitter: 0.2,
             ack_deadline_ms: 60_000,
             crash_limit: 5,
+            // One more message per delivery.
+            receipts: false,
         }
     }
 }
@@ -196,6 +200,8 @@ pub enum FromSidecar {
         /// Path of the unix socket, if one was asked for.
         unix: Option<String>,
     },
+    /// How it is; after `ready` only.
+    Report(SidecarReport),
     /// It cannot start; the process ends after this line.
     Failed {
         /// Stable error code.
@@ -203,6 +209,32 @@ pub enum FromSidecar {
         /// What happened and what to do.
         message: String,
     },
+}
+
+/// What a sidecar tells about itself when it changes, once a second at most.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SidecarReport {
+    /// Events that wait on disk for the broker.
+    pub spool_events: u64,
+    /// Size of the spool, in bytes.
+    pub spool_bytes: u64,
+    /// Events of the spool that were refused for good.
+    pub spool_refused: u64,
+    /// What is left alone now, or tried.
+    pub breakers: Vec<BreakerReport>,
+}
+
+/// A breaker that is not closed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BreakerReport {
+    /// `publish` to an address, `deliver` the events of a group.
+    pub side: String,
+    /// The address, or the group.
+    pub name: String,
+    /// `open` or `half-open`.
+    pub state: String,
 }
 
 /// Lines from the starting process to its sidecar.

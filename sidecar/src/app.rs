@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use agentbus_nats::bus::{Bus, JetStream};
 use agentbus_nats::connect::{self, Identity};
-use agentbus_nats::grant::{SpoolOptions, Start};
+use agentbus_nats::grant::{BreakerReport, SidecarReport, SpoolOptions, Start};
 use agentbus_nats::subject;
 use agentbus_proto::{Code, Fault};
 use agentbus_runtime::admin::{self, Admin};
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api;
+use crate::breaker;
 use crate::ask::Asks;
 use crate::control::Control;
 use crate::full::Full;
@@ -46,6 +47,7 @@ pub struct Sidecar {
     pub expired: CancellationToken,
     bus: Arc<dyn Bus>,
     spool: Option<Spool>,
+    toll: Toll,
     grace: Duration,
     stop: CancellationToken,
     servers: TaskTracker,
@@ -116,7 +118,7 @@ impl Sidecar {
         });
         servers.spawn(standby::run(control.clone(), hub.clone(), stop.clone()));
         servers.spawn(query::run(control.clone(), hub.clone(), stop.clone()));
-        servers.spawn(toll.save(stop.clone()));
+        servers.spawn(toll.clone().save(stop.clone()));
         if let Some(spool) = &spool {
             servers.spawn(spool::drain::watch(spool.clone(), bus.clone(), stop.clone()));
             servers.spawn(spool::drain::run(spool.clone(), bus.clone(), stop.clone()));
@@ -146,10 +148,32 @@ impl Sidecar {
             expired,
             bus,
             spool,
+            toll,
             grace: Duration::from_millis(start.drain_ms),
             stop,
             servers,
         })
+    }
+
+    /// How it is, for whoever started it. The closure may outlive the sidecar.
+    pub fn reporter(&self) -> impl Fn() -> SidecarReport + Send + 'static {
+        let (hub, spool, toll) = (self.hub.clone(), self.spool.clone(), self.toll.clone());
+        move || {
+            let counts = spool.as_ref().map(Spool::counts).unwrap_or_default();
+            let named = |side: &str, (name, state): (String, breaker::State)| BreakerReport {
+                side: side.to_owned(),
+                name,
+                state: state.as_str().to_owned(),
+            };
+            let publish = toll.open_breakers().into_iter().map(|open| named("publish", open));
+            let deliver = hub.open_breakers().into_iter().map(|open| named("deliver", open));
+            SidecarReport {
+                spool_events: counts.events,
+                spool_bytes: counts.bytes,
+                spool_refused: counts.refused,
+                breakers: publish.chain(deliver).collect(),
+            }
+        }
     }
 
     /// Stops in order: no new deliveries → the agent finishes or its deliveries are given back → acks are flushed → the

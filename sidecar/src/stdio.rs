@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use agentbus_nats::connect::Identity;
-use agentbus_nats::grant::{FromSidecar, Start, ToSidecar};
+use agentbus_nats::grant::{FromSidecar, SidecarReport, Start, ToSidecar};
 use agentbus_proto::{Code, Fault};
 use agentbus_runtime::drain;
 use agentbus_runtime::telemetry::{self, Telemetry};
@@ -29,6 +29,8 @@ pub struct Args {
     pub log_json: bool,
 }
 
+/// How often it is looked whether there is something new to tell the parent.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// Lines of the parent that wait to be obeyed.
 const LINES_MAX: usize = 16;
 /// The parent has this long to answer `hello`.
@@ -50,6 +52,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let (url, admin, unix) = (sidecar.url.clone(), sidecar.admin.clone(), sidecar.unix.clone());
     tracing::info!(%url, %admin, "sidecar ready");
     say(&FromSidecar::Ready { url, admin, unix }).await?;
+    tokio::spawn(report(sidecar.reporter()));
     tokio::select! {
         () = obey(&mut lines, &sidecar.hub) => {}
         signal = signals => tracing::info!(signal, "draining"),
@@ -133,6 +136,21 @@ async fn obey(lines: &mut Lines, hub: &Hub) {
             None => return tracing::info!("parent gone, draining"),
             Some(Err(error)) => return tracing::warn!(%error, "cannot read from the parent, draining"),
         }
+    }
+}
+
+/// Tells how the sidecar is whenever that has changed. Ends with the parent.
+async fn report(now: impl Fn() -> SidecarReport) {
+    let mut told = SidecarReport::default();
+    loop {
+        let report = now();
+        if report != told {
+            told = report.clone();
+            if say(&FromSidecar::Report(report)).await.is_err() {
+                return;
+            }
+        }
+        tokio::time::sleep(REPORT_EVERY).await;
     }
 }
 

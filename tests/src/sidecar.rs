@@ -108,7 +108,7 @@ impl SidecarProcess {
                 Ok(Self { child, url, admin, token, stdin: Some(stdin), _stdout: stdout })
             }
             FromSidecar::Failed { code, message } => Err((code, message)),
-            FromSidecar::Hello { .. } => panic!("hello twice"),
+            line => panic!("not ready but {line:?}"),
         }
     }
 

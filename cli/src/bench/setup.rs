@@ -25,7 +25,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use crate::client::{self, Client};
-use crate::output;
+use crate::{output, progress};
 
 /// The namespace of the run.
 pub const NAMESPACE: &str = "default";
@@ -68,7 +68,8 @@ impl Bus {
     /// Starts one.
     pub async fn start(nats_server: Option<PathBuf>) -> anyhow::Result<Self> {
         let options = server::Options::from_env(nats_server);
-        let binary = server::find_or_obtain(&options, &|line: &str| output::say(line)).await?;
+        let found = server::find_or_obtain(&options, &|line: &str| output::say(line));
+        let binary = progress::during("getting a nats-server", found).await?;
         let folder =
             tempfile::Builder::new().prefix("agentbus-bench-").tempdir().context("cannot make a temporary folder")?;
         let authority = Authority::generate(NAMESPACE);
@@ -152,7 +153,7 @@ impl Bus {
             FromSidecar::Failed { code, message } => {
                 return Err(Fault::new(code.parse().unwrap_or(Code::BadConfig), message).into());
             }
-            FromSidecar::Hello { .. } => anyhow::bail!("the sidecar said hello twice"),
+            FromSidecar::Hello { .. } | FromSidecar::Report(_) => anyhow::bail!("the sidecar said something else than that it is ready"),
         };
         let client = client::connect(&url, &token).await?;
         Ok(Sidecar { client, pid: child.id(), child, stdin, _stdout: stdout })

@@ -5,7 +5,7 @@ use agentbus_control_plane::status::{InstanceState, InstanceStatus};
 
 use crate::instance::Global;
 use crate::output::{self, Paint};
-use crate::{show, table};
+use crate::{show, size, table};
 
 /// Agents of this bus
 #[derive(Debug, clap::Args)]
@@ -50,6 +50,27 @@ pub fn lines(agents: &[InstanceStatus], paint: Paint) -> Vec<String> {
     lines
 }
 
+/// What their sidecars keep or leave alone, a line each; nothing most of the time.
+pub fn notes(agents: &[InstanceStatus]) -> Vec<String> {
+    let mut notes = Vec::new();
+    for agent in agents {
+        let (name, report) = (&agent.instance, &agent.sidecar);
+        if report.spool_events > 0 {
+            let size = size::human(report.spool_bytes);
+            notes.push(format!("{name}: {} events wait in the spool for the broker ({size})", report.spool_events));
+        }
+        if report.spool_refused > 0 {
+            let refused = report.spool_refused;
+            notes.push(format!("{name}: {refused} events of the spool were refused for good, see refused.jsonl beside it"));
+        }
+        for breaker in &report.breakers {
+            let what = if breaker.side == "publish" { "publishing to" } else { "taking events of group" };
+            notes.push(format!("{name}: {what} {} is left alone, breaker {}", breaker.name, breaker.state));
+        }
+    }
+    notes.iter().map(|note| output::printable(note)).collect()
+}
+
 fn row(agent: &InstanceStatus) -> Vec<String> {
     let number = |number: Option<u32>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
     let restarts = match agent.sidecar_restarts {
@@ -71,7 +92,21 @@ fn row(agent: &InstanceStatus) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use agentbus_nats::grant::{BreakerReport, SidecarReport};
+
     use super::*;
+
+    #[test]
+    fn a_spool_and_a_breaker_are_told() {
+        let breaker = BreakerReport { side: "deliver".into(), name: "checkers".into(), state: "open".into() };
+        let sidecar = SidecarReport { spool_events: 3, spool_bytes: 2048, spool_refused: 0, breakers: vec![breaker] };
+        let agent = InstanceStatus { instance: "check".into(), sidecar, ..Default::default() };
+        let expected = [
+            "check: 3 events wait in the spool for the broker (2.00 KiB)",
+            "check: taking events of group checkers is left alone, breaker open",
+        ];
+        assert_eq!(notes(&[agent, InstanceStatus::default()]), expected);
+    }
 
     #[test]
     fn an_agent_is_a_row() {

@@ -114,7 +114,9 @@ fn print(instance: &Instance, status: &SystemStatus, open: Option<&Open>) -> any
         let rows: Vec<_> = shown.map(|status| group(status, open)).collect();
         section("", table::render(&header, &rows))?;
     }
-    section("", agents::lines(&status.agents, paint))
+    section("", agents::lines(&status.agents, paint))?;
+    let notes = agents::notes(&status.agents);
+    if notes.is_empty() { Ok(()) } else { section("", notes) }
 }
 
 fn section(before: &str, lines: Vec<String>) -> anyhow::Result<()> {

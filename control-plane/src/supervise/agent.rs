@@ -133,6 +133,7 @@ mod tests {
         let env = [("PATH", "/bin"), ("LC_ALL", "C"), ("SECRET", "x"), ("WANTED", "y"), ("AGENTBUS_TOKEN", "other")];
         Place {
             executable: "/opt/agentbus".into(),
+            host: None,
             project_dir: "/project".into(),
             state_dir: "/state".into(),
             otlp: None,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agentbus_nats::grant::SidecarReport;
 use tokio_util::sync::CancellationToken;
 
 use super::host::Host;
@@ -20,6 +21,8 @@ pub(super) enum Said {
         url: String,
         admin: String,
     },
+    /// How the sidecar is.
+    SidecarReport(SidecarReport),
     /// The sidecar's process ended, or could not be started. Nothing follows from this process.
     SidecarExited {
         cause: String,

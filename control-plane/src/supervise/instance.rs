@@ -118,9 +118,17 @@ impl Instance {
                 line.update(|status| status.url = Some(url));
                 Some(Event::SidecarReady)
             }
+            Said::SidecarReport(report) => {
+                line.update(|status| status.sidecar = report);
+                None
+            }
             Said::SidecarExited { cause } => {
                 self.orders = None;
-                line.update(|status| status.sidecar_pid = None);
+                line.update(|status| {
+                    status.sidecar_pid = None;
+                    // What is in its spool is still there; its breakers went with it.
+                    status.sidecar.breakers.clear();
+                });
                 self.sidecar_ended(&cause);
                 Some(Event::SidecarExited)
             }

@@ -25,7 +25,7 @@ pub(super) const DRAIN_MARGIN: Duration = Duration::from_secs(3);
 const WRITE_MAX: Duration = Duration::from_secs(5);
 /// After its exit: a descendant may hold the pipe open.
 const LAST_WORDS_MAX: Duration = Duration::from_millis(500);
-/// Bytes ever read from a sidecar's stdout: two lines are expected.
+/// Bytes read from a sidecar's stdout without a line that makes sense.
 const STDOUT_BYTES_MAX: u64 = 1 << 20;
 /// Longest path of a unix socket, less the sidecar's own suffix: macOS allows 104 bytes.
 const SOCKET_PATH_BYTES_MAX: usize = 100;
@@ -172,6 +172,13 @@ impl<'p> Run<'p> {
                     self.deadline = None;
                 }
                 let _ = said.send(Said::SidecarReady { url, admin }).await;
+            }
+            Ok(FromSidecar::Report(report)) => {
+                if let Some(lines) = &mut self.lines {
+                    // Each of these lines is small; their number has no bound.
+                    lines.get_mut().get_mut().set_limit(STDOUT_BYTES_MAX);
+                }
+                let _ = said.send(Said::SidecarReport(report)).await;
             }
             Ok(FromSidecar::Failed { code, message }) => self.cause = Some(format!("{code}: {message}")),
             Err(error) => {

@@ -167,7 +167,7 @@ async fn a_killed_agent_comes_back_and_its_sidecar_is_told() {
     let told = scene.told();
     // Once killed by a stranger, once stopped on purpose.
     let count = |life: &str| told.matches(&format!(r#"{{"agent":"{life}"}}"#)).count();
-    assert_eq!((count("exited"), count("stopped")), (1, 1), "{told}");
+    assert_eq!((count("killed"), count("stopped")), (1, 1), "{told}");
 }
 
 #[tokio::test]
