@@ -127,14 +127,20 @@ impl Turns {
         if let Some(late) = able.iter().filter(late).min_by_key(|slice| self.turns[**slice].seen) {
             return Some(*late);
         }
-        let mut sum = 0;
-        for slice in &able {
-            let turn = &mut self.turns[*slice];
-            turn.owed += turn.weight;
-            sum += turn.weight;
-        }
+        // A lane whose request is under way keeps its turn: given to others, the weights would be lost.
+        let busy = |turn: &Turn| self.most > 1 && turn.hot && turn.open.is_some_and(|open| !open.wait);
+        let at_work = self.turns.iter().enumerate().filter(|(_, turn)| busy(turn)).map(|(slice, _)| slice);
+        let rivals: Vec<usize> = at_work.chain(able.iter().copied()).collect();
+        let sum: i64 = rivals.iter().map(|slice| self.turns[*slice].weight).sum();
+        let owed = |slice: &usize| self.turns[*slice].owed + self.turns[*slice].weight;
         // The first of equals: `max_by_key` takes the last one.
-        let next = able.iter().rev().copied().max_by_key(|slice| self.turns[*slice].owed)?;
+        let next = rivals.iter().rev().copied().max_by_key(owed)?;
+        if !able.contains(&next) {
+            return None;
+        }
+        for slice in rivals {
+            self.turns[slice].owed += self.turns[slice].weight;
+        }
         self.turns[next].owed -= sum;
         Some(next)
     }

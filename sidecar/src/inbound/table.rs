@@ -420,6 +420,11 @@ impl Table {
                 late.extend(self.remove(&id));
                 continue;
             }
+            if held.is_lapsed(now) {
+                // It comes again in its order.
+                self.remove(&id);
+                continue;
+            }
             let delivery = hand(&id, held, held.fresh.ack_deadline);
             // The channel is as large as the largest credit, so this fails only when the subscriber is gone.
             if subscriber.tx.try_send(Outgoing::Delivery(Box::new(delivery))).is_err() {

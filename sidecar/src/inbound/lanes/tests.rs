@@ -103,6 +103,33 @@ fn a_backlog_in_all_lanes_is_shared_8_to_4_to_1_at_any_credit() {
     }
 }
 
+/// Answers to requests come one by one, and credit is freed meanwhile.
+#[test]
+fn a_request_under_way_keeps_its_turn() {
+    let now = Instant::now();
+    let mut turns = Turns::new([8, 4, 1], 512, now);
+    let (mut taken, mut out) = ([0usize; 3], 0usize);
+    let mut open: Vec<Ask> = Vec::new();
+    for step in 0..6000 {
+        open.extend(turns.plan(26 - out, now));
+        // The largest one is served last: its credit must not go to the others meanwhile.
+        open.sort_by_key(|ask| std::cmp::Reverse(ask.slice));
+        if let Some(ask) = open.first_mut() {
+            turns.taken(ask.slice, now);
+            taken[ask.slice] += 1;
+            out += 1;
+            ask.messages -= 1;
+            open.retain(|ask| ask.messages > 0);
+        }
+        out -= if step % 2 == 0 { out.min(2) } else { 0 };
+    }
+    let all: usize = taken.iter().sum();
+    for (share, weight) in taken.iter().zip([8, 4, 1]) {
+        assert!(share.abs_diff(all * weight / 13) <= 26, "{taken:?}");
+    }
+    assert!(all > 3000, "{taken:?}");
+}
+
 #[test]
 fn two_lanes_share_by_their_weights_and_one_alone_has_all() {
     let mut sim = lanes();

@@ -261,3 +261,70 @@ fn what_waits_behind_a_busy_agent_goes_to_others_soon() {
     assert!(!gone(&f.table.tick(f.start + LINGER, Extend::Due)));
     assert!(gone(&f.table.tick(f.start + BUSY_LINGER, Extend::Due)));
 }
+
+fn fixture_of(change: impl FnOnce(&mut GroupGrant)) -> Fixture {
+    let mut f = fixture();
+    change(Arc::make_mut(&mut f.group));
+    f
+}
+
+#[test]
+fn where_order_is_kept_a_lease_counts_from_the_brokers_word_and_lapses_before_the_ack_wait() {
+    let mut f = fixture_of(|group| group.by_key = true);
+    let (_id, mut rx) = f.subscribe(1);
+    let id = f.put(1);
+    f.dispatch();
+    received(&mut rx);
+    let at = |seconds: f64| f.start + Duration::from_secs_f64(seconds);
+    assert!(matches!(f.table.tick(at(3.0), Extend::Due).as_slice(), [Command::Renew(renewed, _)] if *renewed == id));
+    f.table.renewed(&id, at(3.0));
+    assert_eq!(f.table.tick(at(6.0), Extend::Due).len(), 1, "asked for, no answer");
+    f.table.take_lapsed(&id, at(9.0));
+    assert!(f.table.settling(&id).is_ok(), "good for 6.4 s from the broker's last word");
+    f.table.settled(&id, None);
+    f.table.take_lapsed(&id, at(9.5));
+    assert_eq!(f.table.end(&id, Verdict::Acked).err(), Some(Missing::Unknown));
+    assert!(matches!(rx.try_recv(), Ok(Outgoing::Lost(lost, _)) if lost == id), "and the agent is told");
+}
+
+#[test]
+fn a_lapsed_delivery_is_not_handed_out_and_another_broker_takes_all_ordered_ones() {
+    let mut f = fixture_of(|group| group.ordered = true);
+    let id = f.put(1);
+    f.start += Duration::from_secs(7);
+    let (_id, mut rx) = f.subscribe(1);
+    f.dispatch();
+    assert!(received(&mut rx).is_empty() && f.table.is_empty());
+    f.put(1);
+    f.dispatch();
+    assert_eq!(received(&mut rx), [id]);
+    f.table.take_ordered();
+    assert!(f.table.is_empty() && matches!(rx.try_recv(), Ok(Outgoing::Lost(..))));
+    let mut plain = fixture();
+    plain.put(1);
+    plain.table.take_ordered();
+    assert_eq!(plain.table.len(), 1);
+}
+
+#[test]
+fn what_a_busy_agent_cannot_take_goes_back_as_its_group_allows() {
+    let waits = |change: fn(&mut GroupGrant), delivered: u64| {
+        let mut f = fixture_of(change);
+        let (_id, _rx) = f.subscribe(1);
+        f.put(1);
+        f.dispatch();
+        let id = f.put(2);
+        f.table.held.get_mut(&*id).unwrap().incoming.receipt.delivered = delivered;
+        let back = |f: &mut Fixture, at| {
+            let commands = f.table.tick(f.start + at, Extend::Nothing);
+            commands.iter().any(|command| matches!(command, Command::GiveBack(held) if held.key.seq == 2))
+        };
+        let steps = [POOL_LINGER, PART_LINGER, LINGER].into_iter().find(|at| back(&mut f, *at));
+        steps
+    };
+    assert_eq!(waits(|group| group.kind = GroupKind::Pool, 1), Some(POOL_LINGER));
+    assert_eq!(waits(|group| group.by_key = true, 1), Some(PART_LINGER));
+    assert_eq!(waits(|group| group.by_key = true, 2), None, "once only: it counts as an attempt");
+    assert_eq!(waits(|group| group.ordered = true, 1), None);
+    assert_eq!(waits(|_| (), 1), None, "not so soon");
+}
