@@ -52,12 +52,9 @@ pub(super) fn is(record: &Record, id: &str) -> bool {
 
 /// The chain a stored event belongs to, as its headers tell.
 pub(super) fn chain_of(record: &Record) -> Option<String> {
-    let named = headers::get(Some(&record.headers), headers::CORRELATION)?;
+    let named = headers::get(Some(&record.headers), headers::CORRELATION).map(str::to_owned);
     // An occurrence that was given no chain begins one of its own.
-    match Occurrence::of(&record.headers, &record.subject, record.stored_at) {
-        Some(own) if own.id.strip_prefix(named).is_some_and(|rest| rest.starts_with('.')) => Some(own.id),
-        _ => Some(named.to_owned()),
-    }
+    named.or_else(|| Occurrence::of(&record.headers, &record.subject, record.stored_at).map(|own| own.id))
 }
 
 #[cfg(test)]

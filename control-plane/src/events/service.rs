@@ -84,7 +84,7 @@ impl Events {
         let mut found = self.links(id).await?;
         let mut correlation_id = id.to_owned();
         if found.records.is_empty() {
-            let event = self.find(id).await.map_err(|fault| no_chain(fault))?;
+            let event = self.find(id).await.map_err(no_chain)?;
             correlation_id = ids::chain_of(&event).unwrap_or_else(|| id.to_owned());
             found = self.links(&correlation_id).await?;
         }

@@ -30,6 +30,7 @@ const ALLOWED: &[&str] = &[
     "ordered",
     "retry",
     "ack_deadline",
+    "receipts",
     "restart",
     "env",
     "limits",

@@ -48,7 +48,7 @@ fn groups(reader: &mut Reader, agents: &[(Mark, AgentSpec)]) {
             if !alike && owner.name != agent.name {
                 let group = &subscription.group;
                 let message = format!(
-                    "agents `{}` and `{}` share group `{group}` but describe it differently (patterns, types, attributes, order, lanes, retry, ack_deadline)",
+                    "agents `{}` and `{}` share group `{group}` but describe it differently (patterns, types, attributes, order, lanes, retry, ack_deadline, receipts)",
                     owner.name, agent.name
                 );
                 reader.error(*at, message);

@@ -59,7 +59,7 @@ pub struct Project {
     pub broker: BrokerMode,
     /// How failures are handled where an agent says nothing else: groups joined by the person use it too.
     pub policy: Policy,
-    /// What bounds agents that say nothing else; the spool and the breaker are the person's too.
+    /// What bounds agents that say nothing else; the spool is the person's too.
     pub bounds: Bounds,
     /// How long events are kept.
     pub retention: Retention,
@@ -115,7 +115,7 @@ fn read_project(reader: &mut Reader, root: &Node) -> Option<Project> {
     let map = reader.table(root, "", ALLOWED, LATER)?;
     version(reader, &map);
     let namespace = namespace(reader, &map);
-    let keys = [&["retry", "ack_deadline"], &limits::KEYS[..]].concat();
+    let keys = [&["retry", "ack_deadline", "receipts"], &limits::KEYS[..]].concat();
     let written = map.get("defaults").and_then(|node| reader.table(node, "defaults", &keys, &["isolation"]));
     let defaults = match &written {
         Some(map) => policy::read(reader, map, &Policy::default()),

@@ -18,13 +18,18 @@ const ATTEMPTS_MAX: u32 = 1000;
 /// Most restarts that a budget can allow.
 const RESTARTS_MAX: u32 = 10_000;
 
-/// Reads `retry` and `ack_deadline` of `map` over `defaults`.
+/// Reads `retry`, `ack_deadline` and `receipts` of `map` over `defaults`.
 pub(super) fn read(reader: &mut Reader, map: &Map<'_>, defaults: &Policy) -> Policy {
     let mut policy = defaults.clone();
     if let Some(node) = map.get("ack_deadline")
         && let Some(value) = reader.duration(node, &map.name("ack_deadline"), SECOND, DAY)
     {
         policy.ack_deadline_ms = millis(value);
+    }
+    if let Some(node) = map.get("receipts")
+        && let Some(value) = reader.boolean(node, &map.name("receipts"))
+    {
+        policy.receipts = value;
     }
     let allowed = ["max_attempts", "initial", "factor", "max"];
     let retry = map.get("retry").and_then(|node| reader.table(node, &map.name("retry"), &allowed, &["jitter"]));

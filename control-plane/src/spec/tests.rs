@@ -49,6 +49,7 @@ namespace: lab
 defaults:
   retry: {max_attempts: 2, initial: 100ms, factor: 1.5, max: 1s}
   ack_deadline: 90
+  receipts: true
 agents:
   worker:
     runner: exec
@@ -71,7 +72,7 @@ agents:
     assert_eq!(worker.publish, ["jobs.done", "logs.>"]);
     let policy = &worker.policy;
     assert_eq!((policy.max_attempts, policy.initial_ms, policy.factor, policy.max_ms), (9, 100, 1.5, 1000));
-    assert_eq!(policy.ack_deadline_ms, 90_000);
+    assert_eq!((policy.ack_deadline_ms, policy.receipts), (90_000, true));
     assert_eq!(worker.restart.policy, restart::Policy::OnFailure);
     assert_eq!(worker.restart.budget, restart::Budget { max: 3, per: Duration::from_secs(60) });
     assert_eq!(worker.env.set["DEBUG"], "1");

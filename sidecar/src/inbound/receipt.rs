@@ -1,6 +1,7 @@
 //! Receipts: who was through with which attempt at an event, and when.
 //!
-//! Written for what went wrong, for the end of what went wrong before, and for events whose sender wants it. A remark,
+//! Written for what went wrong, for the end of what went wrong before, and for events whose sender or receiver (`receipts`
+//! in agentbus.yaml) wants it. A remark,
 //! never a condition: nothing waits for a receipt, and one that cannot be written is not missed.
 
 use std::sync::Arc;
@@ -41,7 +42,7 @@ impl Hub {
     /// Notes that an attempt was acked, where somebody wants to know or it was not the first.
     pub(super) fn receipt_of_ack(&self, held: &Held) {
         let wanted = held.fresh.head.delivery.as_ref().is_some_and(|delivery| delivery.receipt);
-        if wanted || held.fresh.attempt > 1 {
+        if wanted || held.fresh.attempt > 1 || held.group.policy.receipts {
             self.receipt(held, "acked", "");
         }
     }
