@@ -40,10 +40,10 @@ impl Grants {
         Self { authority, common, groups: Mutex::new(groups), bounds: BTreeMap::new() }
     }
 
-    /// With what a project says bounds its agents. The person has no limits.
+    /// With what a project says bounds its agents. The person has no limits, and decides alone when to try again.
     pub fn bounded(mut self, project: &Project) -> Self {
         self.bounds = project.agents.iter().map(|agent| (agent.name.clone(), agent.bounds.clone())).collect();
-        let person = Bounds { limits: AgentLimits::default(), ..project.bounds.clone() };
+        let person = Bounds { limits: AgentLimits::default(), breaker: None, spool: project.bounds.spool };
         self.bounds.insert(groups::PERSON.to_owned(), person);
         self
     }
