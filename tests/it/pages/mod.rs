@@ -82,8 +82,13 @@ macro_rules! pages {
 pages! {
     readme: "README.md",
     addresses: "docs/guide/addresses.md",
+    ask: "docs/guide/ask.md",
+    comfort: "docs/guide/comfort.md",
+    history: "docs/guide/history.md",
     order: "docs/guide/order.md",
+    status: "docs/guide/status.md",
     time: "docs/guide/time.md",
+    doctor: "docs/guide/doctor.md",
 }
 
 #[test]

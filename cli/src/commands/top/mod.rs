@@ -31,7 +31,7 @@ const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
 /// shrinks). Without a terminal it prints once.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  agentbus top\n  agentbus top --once\n  agentbus top --json --interval 5s | jq '.groups[]'"
+    after_help = "Examples:\n  agentbus top\n  agentbus top --once\n  agentbus top --json --interval 5s >> looks.ndjson"
 )]
 pub struct Args {
     /// Print once and end; rates are those of one interval
