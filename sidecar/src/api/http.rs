@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use agentbus_proto::duration::Text;
+use agentbus_nats::names::Names;
 use agentbus_proto::json::{DeliveryJson, PublishAnswerJson, PublishJson, ReplyWithJson};
 use agentbus_proto::sidecar::v1::Subscription;
 use agentbus_proto::{Code, Fault, timestamp};
@@ -118,7 +119,9 @@ async fn subscribe(Shared(state): Shared<State>, request: Request) -> Answer {
         split_lanes: wanted.split_lanes,
     };
     let groups = state.control.join(&[subscription]).await?;
-    Ok(Json(json!({"group": groups.first(), "groups": state.hub.group_names()})).into_response())
+    let mut all = state.hub.group_names();
+    all.sort_by_key(|name| (Names::is_reserved(name), name.clone()));
+    Ok(Json(json!({"group": groups.first(), "groups": all})).into_response())
 }
 
 /// Body of `POST /v1/receive`.
