@@ -9,6 +9,7 @@ pub mod app;
 pub mod breaker;
 pub mod ask;
 pub mod control;
+pub mod embed;
 pub mod full;
 pub mod inbound;
 pub mod later;

@@ -4,6 +4,7 @@
 
 mod addresses;
 mod ask;
+mod conformance;
 mod crowd;
 mod delivery;
 mod dependencies;

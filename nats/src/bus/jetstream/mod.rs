@@ -108,13 +108,7 @@ impl Bus for JetStream {
     }
 
     async fn store_all(&self, messages: Vec<Message>) -> Result<Vec<Stored>, Fault> {
-        // All or none needs the broker's atomic batches: their place is `publisher/batch.rs`. Until they are there, one
-        // after the other: a failure leaves the first ones stored, and storing them again with the same ids is harmless.
-        let mut stored = Vec::with_capacity(messages.len());
-        for message in messages {
-            stored.push(self.publisher.store(message).await?);
-        }
-        Ok(stored)
+        self.publisher.store_all(messages).await
     }
 
     async fn pull(&self, stream: &str, consumer: &str) -> Result<Pull, Fault> {
