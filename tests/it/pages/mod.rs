@@ -85,6 +85,8 @@ pages! {
     ask: "docs/guide/ask.md",
     comfort: "docs/guide/comfort.md",
     history: "docs/guide/history.md",
+    limits: "docs/guide/limits.md",
+    offline: "docs/guide/offline.md",
     order: "docs/guide/order.md",
     status: "docs/guide/status.md",
     time: "docs/guide/time.md",
