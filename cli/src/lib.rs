@@ -17,6 +17,7 @@ pub mod instance;
 pub mod output;
 pub mod probe;
 pub mod programs;
+pub mod progress;
 pub mod quote;
 pub mod show;
 pub mod size;

@@ -15,7 +15,7 @@ use super::procfs::{self, Meter};
 use super::report::{Memory, Pair};
 use super::setup::{Bus, NAMESPACE, Sidecar};
 use crate::exit::fault;
-use crate::output;
+use crate::{output, progress};
 
 /// No step of a run of sensible size takes longer; one that does is stuck.
 const STEP_MAX: Duration = Duration::from_secs(60);
@@ -258,7 +258,8 @@ impl<'a> Rounds<'a> {
 async fn within<T>(what: &str, step: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let start = Instant::now();
     // Boxed: these futures hold whole streams.
-    tokio::time::timeout(STEP_MAX, Box::pin(step)).await.unwrap_or_else(|_| {
+    let bounded = tokio::time::timeout(STEP_MAX, Box::pin(step));
+    progress::during(what, bounded).await.unwrap_or_else(|_| {
         let why = format!(
             "`{what}` is not done after {:.0?}; try fewer --events, and stop what else runs here",
             start.elapsed()

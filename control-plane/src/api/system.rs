@@ -74,7 +74,7 @@ fn broker(api: &ApiState) -> BrokerStatus {
 async fn streams(api: &ApiState) -> Result<Vec<StreamStatus>, String> {
     let names = &api.names;
     let mut streams = Vec::new();
-    for name in [names.events(), names.retry(), names.dead_letters(), names.audit()] {
+    for name in [names.events(), names.retry(), names.dead_letters(), names.schedules(), names.audit()] {
         let found = api.bus.stream(&name).await.map_err(|fault| format!("cannot read `{name}`: {}", fault.message))?;
         let info = found.ok_or_else(|| format!("cannot read `{name}`: there is no such stream"))?;
         let (messages, bytes, max_bytes) = (info.messages, info.bytes, info.config.max_bytes);

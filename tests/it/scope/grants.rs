@@ -86,6 +86,7 @@ async fn everything_else_is_refused_by_name() {
         // Facts, schedules, others' requests to the control plane, the registry.
         "aba.default.agent.exited.v1",
         "abs.default.s.a.1",
+        "abs.default.due.1.n.a.topic.-.notes.created",
         "abc.default.b.renew",
         "abc.default.a.renew.more",
         "$KV.AB_default_REGISTRY.a",

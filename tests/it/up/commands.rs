@@ -189,7 +189,8 @@ agents:
     assert_eq!((&status["namespace"], &status["broker"]["connected"]), (&json!("default"), &json!(true)));
     assert_eq!(status["groups"][0]["group"], "worker");
     let streams: Vec<&Value> = status["streams"].as_array().expect("streams").iter().map(|one| &one["name"]).collect();
-    assert_eq!(streams, ["AB_default_EVENTS", "AB_default_RETRY", "AB_default_DLQ", "AB_default_AUDIT"]);
+    let wanted = ["EVENTS", "RETRY", "DLQ", "SCHEDULES", "AUDIT"].map(|name| json!(format!("AB_default_{name}")));
+    assert_eq!(streams, wanted.iter().collect::<Vec<_>>());
     let said = here.run(&["status"]).await;
     assert!(said.code == 0 && !said.stdout.contains('\x1b'), "no colour when piped: {said:?}");
 
@@ -199,10 +200,10 @@ agents:
 
     let plan = here.json(&["streams", "plan"]).await;
     let actions: Vec<&Value> = plan.as_array().expect("a list").iter().map(|step| &step["action"]).collect();
-    assert_eq!(actions, ["same"; 5], "{plan}");
+    assert_eq!(actions, ["same"; 6], "{plan}");
     let folder = here.home().join("exported");
     let exported = here.run(&["streams", "export", folder.to_str().expect("UTF-8")]).await;
-    assert_eq!((exported.code, exported.stdout.lines().count()), (0, 4), "{exported:?}");
+    assert_eq!((exported.code, exported.stdout.lines().count()), (0, 5), "{exported:?}");
     let table: Value =
         serde_json::from_slice(&std::fs::read(folder.join("AB_default_DLQ.json")).expect("there")).expect("JSON");
     assert_eq!(table["subjects"], json!(["abd.default.>"]));

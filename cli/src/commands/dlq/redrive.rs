@@ -7,6 +7,7 @@ use super::Which;
 use crate::control::Api;
 use crate::exit::{Silent, fault};
 use crate::instance::Global;
+use crate::progress::Progress;
 use crate::output::{self, printable};
 
 /// Most letters named in one request.
@@ -99,6 +100,7 @@ async fn walk(
     each: &mut dyn FnMut(&LetterResult) -> anyhow::Result<()>,
 ) -> anyhow::Result<Tally> {
     let mut tally = Tally::default();
+    let mut progress = Progress::new(if dry_run { "looking through dead letters" } else { "redriving" });
     let mut left = args.seqs.clone();
     let mut request = Request {
         to: if args.to_origin { Target::Origin } else { Target::Group },
@@ -116,10 +118,13 @@ async fn walk(
             request.seqs = Some(left.drain(..left.len().min(SEQS_MAX)).collect());
         }
         let report: Report = api.post("/v1/dead-letters/redrive", &request).await?;
+        progress.clear();
         for result in &report.letters {
             tally.count(&result.outcome);
             each(result)?;
         }
+        let Tally { sent, refused, failed, .. } = &tally;
+        progress.at(format!("{} so far", sent + refused + failed));
         if let Some(stopped) = report.stopped {
             tally.stopped = Some(stopped);
             return Ok(tally);

@@ -11,6 +11,7 @@ use crate::control::Api;
 use crate::exit::{Silent, fault};
 use crate::instance::Global;
 use crate::output;
+use crate::progress::Progress;
 
 /// What a whole run came to.
 #[derive(Debug, Default, Serialize)]
@@ -81,14 +82,18 @@ async fn agreed(api: &Api, request: &Request) -> anyhow::Result<bool> {
 
 async fn walk(api: &Api, mut request: Request) -> anyhow::Result<Tally> {
     let mut tally = Tally { dry_run: request.dry_run, ..Tally::default() };
+    let what = if request.dry_run { "counting events" } else { "copying" };
+    let mut progress = Progress::new(what);
     loop {
-        let report: Report = api.post("/v1/replay", &request).await?;
+        // A part with its original pauses takes as long as it took.
+        let report: Report = progress.during(api.post("/v1/replay", &request)).await?;
         tally.run.clone_from(&report.run);
         tally.created |= report.created;
         tally.copied += report.copied;
         for (why, count) in report.skipped {
             *tally.skipped.entry(why).or_default() += count;
         }
+        progress.at(format!("{} so far", output::count(tally.copied, "event", "events")));
         if report.stopped.is_some() || report.next.is_none() {
             (tally.stopped, tally.next) = (report.stopped, report.next);
             return Ok(tally);

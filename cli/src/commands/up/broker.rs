@@ -19,7 +19,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::exit::fault;
-use crate::{output, size};
+use crate::{output, progress, size};
 
 /// Most that all streams together take, however large the disk is.
 const QUOTA_MAX: u64 = 2 << 30;
@@ -57,7 +57,9 @@ pub(super) struct Broker {
 
 /// Finds a nats-server or obtains one, saying what it does.
 pub(super) async fn obtain(flag: Option<PathBuf>) -> anyhow::Result<Binary> {
-    Ok(find_or_obtain(&find::Options::from_env(flag), &|text: &str| output::say(text)).await?)
+    let options = find::Options::from_env(flag);
+    let found = find_or_obtain(&options, &|text: &str| output::say(text));
+    Ok(progress::during("getting a nats-server", found).await?)
 }
 
 /// Starts `binary` with its files below `state`.
