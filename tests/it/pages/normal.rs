@@ -17,6 +17,8 @@ pub(super) fn normal(text: &str) -> String {
         (r"\d+\.\d+\.\d+ from .*", "<version> from <somewhere>"),
         (r"\d+(\.\d+)? (B|KiB|MiB|GiB)\b", "<size>"),
         (r"process \d+", "process <pid>"),
+        (r"\b\d+(\.\d+)? m?s\b", "<length>"),
+        (r"[◆░█·▒✓✗]+", "<bar>"),
         (r"\b\d{3,}\b", "<number>"),
         (r"─+|[ \t]+", " "),
     ];
