@@ -153,11 +153,16 @@ pub fn decide(seen: Seen<'_>, retention: &Retention) -> Decision {
         return decision;
     }
     ages(&seen, retention, &mut decision);
-    let keep = retention.bytes.into_iter().chain(Some(most).filter(|most| *most > 0)).min();
-    if let Some(stays) = room(seen.stream, keep) {
+    if let Some(stays) = room(seen.stream, keep(seen.stream.bytes_max, retention)) {
         push(&seen, None, stays, &mut decision.purges);
     }
     decision
+}
+
+/// Most bytes that are kept; none = no limit. `bytes_max`: what the stream may hold, 0 = no limit.
+pub fn keep(bytes_max: u64, retention: &Retention) -> Option<u64> {
+    let most = Some(percent(bytes_max, KEEP_PERCENT)).filter(|most| *most > 0);
+    retention.bytes.into_iter().chain(most).min()
 }
 
 /// The first sequence that can stay when no more than `keep` bytes are to be kept, with some slack; none when there is

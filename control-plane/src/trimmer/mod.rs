@@ -44,9 +44,10 @@ use park::Parked;
 
 /// How often the stream's size is looked at.
 const TICK: Duration = Duration::from_secs(2);
-/// The same while it holds more than this much of what it may.
+/// The same while it fills up fast.
 const BUSY_TICK: Duration = Duration::from_millis(200);
-const BUSY_PERCENT: u64 = 40;
+/// It is looked at so often at least before it would be full.
+const LOOKS_BEFORE_FULL: u32 = 4;
 /// How often groups and ages are looked at although the stream is small.
 const DEEP_EVERY: Duration = Duration::from_secs(10);
 /// Longest pass: beyond, the broker is too slow, and the next tick goes on.
@@ -80,6 +81,8 @@ struct State {
     look: Look,
     /// The last time groups and ages were looked at.
     deep: Option<Instant>,
+    /// The last look at the size: when, and how many bytes.
+    size: Option<(Instant, u64)>,
     /// No parking before: the dead letters were full.
     park_not_before: Instant,
     parked: Vec<Parked>,
@@ -94,6 +97,7 @@ impl Trimmer {
         let mut state = State {
             look: Look::default(),
             deep: None,
+            size: None,
             park_not_before: now,
             parked: Vec::new(),
             removed: 0,
@@ -130,12 +134,12 @@ impl Trimmer {
     /// One look, and what follows from it. Returns how long to wait for the next one.
     async fn pass(&self, state: &mut State, alarms: &watch::Sender<Vec<Lagging>>) -> Result<Duration, Fault> {
         let Some(stream) = self.bus.stream(&self.names.events()).await? else { return Ok(TICK) };
-        let bytes_max = u64::try_from(stream.config.max_bytes).unwrap_or(0);
-        let busy = stream.bytes > bytes_max / 100 * BUSY_PERCENT && bytes_max > 0;
-        let over = self.retention.bytes.is_some_and(|wanted| stream.bytes > wanted);
-        let tick = if busy { BUSY_TICK } else { TICK.min(self.deep_every()) };
+        let before = state.size.replace((Instant::now(), stream.bytes));
+        let tick = tick(before, look::stream(&stream)).min(self.deep_every());
+        let over =
+            decide::keep(look::stream(&stream).bytes_max, &self.retention).is_some_and(|keep| stream.bytes > keep);
         let due = state.deep.is_none_or(|deep| deep.elapsed() >= self.deep_every());
-        if !(busy || over || due) {
+        if !(over || due) {
             return Ok(tick);
         }
         state.deep = Some(Instant::now());
@@ -231,4 +235,18 @@ impl Trimmer {
             (state.removed, state.noted) = (0, Instant::now());
         }
     }
+}
+
+/// When to look again: several times before the stream is full, at the rate at which it has grown since the last look.
+fn tick(before: Option<(Instant, u64)>, stream: decide::Stream) -> Duration {
+    let Some((looked, bytes)) = before else { return BUSY_TICK };
+    let grown = stream.bytes.saturating_sub(bytes);
+    if grown == 0 || stream.bytes_max == 0 {
+        return TICK;
+    }
+    let room = stream.bytes_max.saturating_sub(stream.bytes);
+    // Sizes below a petabyte: nothing is lost that matters.
+    #[allow(clippy::cast_precision_loss)]
+    let share = (room as f64 / grown as f64).min(1e6);
+    (looked.elapsed().mul_f64(share) / LOOKS_BEFORE_FULL).clamp(BUSY_TICK, TICK)
 }
