@@ -97,7 +97,6 @@ impl Grants {
             directory,
             limits: bounds.limits,
             breaker: bounds.breaker,
-            ..Grant::default()
         })
     }
 }

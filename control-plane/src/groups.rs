@@ -213,7 +213,8 @@ fn check(wish: &GroupGrant, directory: &Directory) -> Result<(), Fault> {
     }
     for pattern in pattern::simplify(&wish.patterns)? {
         if pattern.is_agent() {
-            let why = format!("`{pattern}` cannot be subscribed: what is sent to an agent or a pool is read by it alone");
+            let why =
+                format!("`{pattern}` cannot be subscribed: what is sent to an agent or a pool is read by it alone");
             return Err(Fault::new(Code::ScopeDenied, why));
         }
         if let Some(name) = pattern.channel() {

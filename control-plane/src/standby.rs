@@ -49,7 +49,8 @@ impl Standby {
         let Some(instances) = self.instances.get() else { return Vec::new() };
         let mut presence = self.presence.lock().unwrap_or_else(PoisonError::into_inner);
         presence.observe(&instances.borrow(), now);
-        let first = |chain: &[String]| chain.iter().find(|one| !presence.is_away(one, now)).is_some_and(|one| one == agent);
+        let first =
+            |chain: &[String]| chain.iter().find(|one| !presence.is_away(one, now)).is_some_and(|one| one == agent);
         let away = self.chains.iter().filter(|(primary, chain)| presence.is_away(primary, now) && first(chain));
         away.map(|(primary, _)| primary.clone()).collect()
     }

@@ -353,9 +353,8 @@ mod tests {
 
     #[test]
     fn a_subject_that_is_too_long_is_refused_with_its_length() {
-        let subject = |to: &str, event_type: &str| {
-            event("default", Lane::Normal, "list", '-', &to.parse().unwrap(), event_type)
-        };
+        let subject =
+            |to: &str, event_type: &str| event("default", Lane::Normal, "list", '-', &to.parse().unwrap(), event_type);
         assert_eq!(subject("@b", "t.v1").unwrap(), "ab.default.n.list.agent.-.b.t.v1");
         assert_eq!(subject("#all", "").unwrap(), "ab.default.n.list.channel.-.all");
         assert_eq!(subject("a.b", "t.v1").unwrap(), "ab.default.n.list.topic.-.a.b");

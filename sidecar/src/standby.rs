@@ -40,8 +40,12 @@ pub async fn run(control: Control, hub: Hub, stop: CancellationToken) {
             };
             match answer {
                 Ok(answer) => {
-                    let wanted: BTreeSet<String> =
-                        answer.take.iter().map(|agent| Names::inbox_group(agent)).filter(|name| all.contains(name)).collect();
+                    let wanted: BTreeSet<String> = answer
+                        .take
+                        .iter()
+                        .map(|agent| Names::inbox_group(agent))
+                        .filter(|name| all.contains(name))
+                        .collect();
                     if wanted != open {
                         tracing::info!(inboxes = ?wanted, "standing in for agents that are away");
                         hub.close(&all.difference(&wanted).cloned().collect());

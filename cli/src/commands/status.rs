@@ -142,7 +142,7 @@ fn stream(stream: &StreamStatus) -> Vec<String> {
 }
 
 /// Every agent has groups for its own addresses: most of the time there is nothing to say about them.
-fn is_idle_own(group: &GroupStatus) -> bool {
+pub(super) fn is_idle_own(group: &GroupStatus) -> bool {
     let nothing = group.lag + group.in_flight + group.retrying + group.dead_letters == 0 && group.problem.is_none();
     Names::is_reserved(&group.group) && nothing
 }

@@ -103,7 +103,8 @@ pub(super) fn circles(reader: &mut Reader, agents: &[(Mark, AgentSpec)]) {
         if back && !told.contains(agent.name.as_str()) {
             told.extend(&way);
             let way = way.join(" -> ");
-            reader.error(*at, format!("the fallbacks {way} -> {} form a circle: nobody is left at its end", agent.name));
+            reader
+                .error(*at, format!("the fallbacks {way} -> {} form a circle: nobody is left at its end", agent.name));
         }
     }
 }

@@ -39,17 +39,8 @@ const ALLOWED: &[&str] = &[
 ];
 
 /// Keys of the full contract that come with later versions.
-const LATER: &[&str] = &[
-    "model",
-    "prompt",
-    "capabilities",
-    "workspace",
-    "approvals",
-    "budget",
-    "isolation",
-    "channels",
-    "concurrency",
-];
+const LATER: &[&str] =
+    &["model", "prompt", "capabilities", "workspace", "approvals", "budget", "isolation", "channels", "concurrency"];
 
 /// How an agent's program is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -240,7 +231,9 @@ fn publish(reader: &mut Reader, map: &Map<'_>, known: &Directory) -> Vec<String>
     let Some(node) = map.get("publish") else { return Vec::new() };
     let mut patterns: Vec<String> = Vec::new();
     for (node, text) in reader.texts(node, &map.name("publish")) {
-        if pattern(reader, node, text, &map.name("publish"), known).is_some() && !patterns.iter().any(|known| known == text) {
+        if pattern(reader, node, text, &map.name("publish"), known).is_some()
+            && !patterns.iter().any(|known| known == text)
+        {
             patterns.push(text.to_owned());
         }
     }
@@ -248,13 +241,7 @@ fn publish(reader: &mut Reader, map: &Map<'_>, known: &Directory) -> Vec<String>
 }
 
 /// Checks one address pattern, and that what it names is declared.
-pub(super) fn pattern(
-    reader: &mut Reader,
-    node: &Node,
-    text: &str,
-    path: &str,
-    known: &Directory,
-) -> Option<Pattern> {
+pub(super) fn pattern(reader: &mut Reader, node: &Node, text: &str, path: &str, known: &Directory) -> Option<Pattern> {
     match Pattern::parse(text) {
         Ok(pattern) => addresses::declared(reader, node.at, path, &pattern, known).then_some(pattern),
         Err(fault) => {

@@ -28,8 +28,8 @@ use std::path::Path;
 use agentbus_nats::grant::Policy;
 use agentbus_proto::name;
 
-pub use broker::BrokerMode;
 pub use agent::{AgentSpec, Output, Restart, Runner};
+pub use broker::BrokerMode;
 pub use env::Env;
 pub use errors::{SpecError, SpecErrors};
 pub use limits::Bounds;
@@ -47,7 +47,8 @@ pub const NAMESPACE_DEFAULT: &str = "default";
 /// Largest project file, in bytes: far above thousands of agents.
 const FILE_BYTES_MAX: usize = 1 << 20;
 
-const ALLOWED: &[&str] = &["version", "namespace", "defaults", "retention", "channels", "pools", "topics", "agents", "broker"];
+const ALLOWED: &[&str] =
+    &["version", "namespace", "defaults", "retention", "channels", "pools", "topics", "agents", "broker"];
 const LATER: &[&str] = &[];
 
 /// A valid project file.
@@ -74,7 +75,16 @@ pub struct Project {
 impl Project {
     /// A project that declares no agents.
     pub fn empty(namespace: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), broker: BrokerMode::default(), policy: Policy::default(), bounds: Bounds::default(), retention: Retention::default(), channels: BTreeSet::new(), pools: BTreeMap::new(), agents: Vec::new() }
+        Self {
+            namespace: namespace.into(),
+            broker: BrokerMode::default(),
+            policy: Policy::default(),
+            bounds: Bounds::default(),
+            retention: Retention::default(),
+            channels: BTreeSet::new(),
+            pools: BTreeMap::new(),
+            agents: Vec::new(),
+        }
     }
 
     /// Reads a file.
@@ -140,7 +150,16 @@ fn read_project(reader: &mut Reader, root: &Node) -> Option<Project> {
         }
     }
     check::together(reader, &agents);
-    Some(Project { namespace, broker, policy: defaults, bounds, retention, channels, pools, agents: agents.into_iter().map(|(_, spec)| spec).collect() })
+    Some(Project {
+        namespace,
+        broker,
+        policy: defaults,
+        bounds,
+        retention,
+        channels,
+        pools,
+        agents: agents.into_iter().map(|(_, spec)| spec).collect(),
+    })
 }
 
 fn version(reader: &mut Reader, map: &Map<'_>) {

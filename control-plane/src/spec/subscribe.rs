@@ -141,12 +141,7 @@ pub(super) fn order(reader: &mut Reader, map: &Map<'_>) -> Option<Order> {
 }
 
 /// Gives each pattern its group: the named one, or the agent's, or that of its channels.
-fn place(
-    owner: Owner<'_>,
-    patterns: Vec<Pattern>,
-    rest: Subscription,
-    ordered: Option<bool>,
-) -> Vec<Subscription> {
+fn place(owner: Owner<'_>, patterns: Vec<Pattern>, rest: Subscription, ordered: Option<bool>) -> Vec<Subscription> {
     let plain = rest.group.is_empty()
         && rest.types.is_empty()
         && rest.attributes.is_empty()
@@ -155,8 +150,7 @@ fn place(
     let (channels, others): (Vec<_>, Vec<_>) = patterns.into_iter().partition(|one| plain && one.is_channel());
     let texts = |patterns: Vec<Pattern>| patterns.iter().map(ToString::to_string).collect::<Vec<_>>();
     let group = if rest.group.is_empty() { owner.agent.to_owned() } else { rest.group.clone() };
-    let own =
-        Subscription { group, patterns: texts(others), ordered: ordered.unwrap_or(owner.ordered), ..rest };
+    let own = Subscription { group, patterns: texts(others), ordered: ordered.unwrap_or(owner.ordered), ..rest };
     let group = Names::channels_group(owner.agent);
     let in_order = Subscription { group, patterns: texts(channels), ordered: true, ..Subscription::default() };
     [own, in_order].into_iter().filter(|one| !one.patterns.is_empty()).collect()

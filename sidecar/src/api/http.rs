@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use agentbus_proto::duration::Text;
 use agentbus_nats::names::Names;
+use agentbus_proto::duration::Text;
 use agentbus_proto::json::{DeliveryJson, PublishAnswerJson, PublishJson, ReplyWithJson};
 use agentbus_proto::sidecar::v1::Subscription;
 use agentbus_proto::{Code, Fault, timestamp};
@@ -65,13 +65,8 @@ async fn publish(Shared(state): Shared<State>, headers: HeaderMap, request: Requ
     Ok(match sent.outcome().await? {
         (id, Kept::Broker(stored)) => Json(stored_json(id, stored)).into_response(),
         (id, Kept::Spool) => {
-            let answer = PublishAnswerJson {
-                id,
-                stored: "spool".to_owned(),
-                stream: String::new(),
-                seq: None,
-                duplicate: None,
-            };
+            let answer =
+                PublishAnswerJson { id, stored: "spool".to_owned(), stream: String::new(), seq: None, duplicate: None };
             (StatusCode::ACCEPTED, Json(answer)).into_response()
         }
     })

@@ -33,7 +33,9 @@ async fn all_agents_are_no_channels_and_all_topics_are_no_agents() {
     let World { broker, .. } = World::start().await;
     let mut wide = Caller::agent(&broker, "wide", &[], &["@*"]).await;
     let mut topics = Caller::agent(&broker, "topics", &[], &[">"]).await;
-    for (caller, end) in [(&wide, "wide.agent.-.anybody"), (&wide, "wide.agent.-.anybody.t.v1"), (&topics, "topics.topic.-.a.b")] {
+    for (caller, end) in
+        [(&wide, "wide.agent.-.anybody"), (&wide, "wide.agent.-.anybody.t.v1"), (&topics, "topics.topic.-.a.b")]
+    {
         let stored = caller.ask(&format!("ab.default.n.{end}"), "x").await;
         assert!(stored.contains(r#""stream":"AB_default_EVENTS""#), "{end}: {stored}");
     }
