@@ -64,12 +64,13 @@ impl Sidecar {
             inbox: subject::inbox(&grant.agent, &grant.instance),
             identity,
         };
-        Self::run(start, async { Ok(JetStream::connect(options).await? as Arc<dyn Bus>) }, tracer).await
+        let connect = async { Ok(JetStream::connect(options).await? as Arc<dyn Bus>) };
+        Box::pin(Self::run(start, connect, tracer)).await
     }
 
     /// On a bus that is reached already, such as one in this process.
     pub async fn start_on(start: Start, bus: Arc<dyn Bus>, tracer: Tracer) -> Result<Self, Fault> {
-        Self::run(start, std::future::ready(Ok(bus)), tracer).await
+        Box::pin(Self::run(start, std::future::ready(Ok(bus)), tracer)).await
     }
 
     /// Binds first, so that a taken port is known before the broker is bothered; then connects, then serves.

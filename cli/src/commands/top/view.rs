@@ -7,6 +7,7 @@ use agentbus_control_plane::status::{GroupStatus, StreamStatus, SystemStatus};
 use serde_json::{Value, json};
 
 use crate::commands::agents;
+use crate::commands::status::is_idle_own;
 use crate::output::{Paint, printable};
 use crate::{size, table};
 
@@ -65,7 +66,8 @@ pub(super) fn lines(status: &SystemStatus, rates: &Rates, paint: Paint) -> Vec<S
     let rows: Vec<_> = status.streams.iter().map(|one| stream(one, rates)).collect();
     lines.extend(table::render(&["STREAM", "EVENTS", "/S", "SIZE", "FULL"], &rows));
     lines.push(String::new());
-    let rows: Vec<_> = busiest(&status.groups, rates).into_iter().map(|one| group(one, rates)).collect();
+    let shown = busiest(&status.groups, rates).into_iter().filter(|group| !is_idle_own(group));
+    let rows: Vec<_> = shown.map(|one| group(one, rates)).collect();
     let header = ["GROUP", "LAG", "/S", "IN FLIGHT", "RETRYING", "DEAD", "LISTENING"];
     lines.extend(table::render(&header, &rows));
     lines.push(String::new());
