@@ -5,8 +5,7 @@
 use std::time::SystemTime;
 
 use agentbus_nats::moves::{Class, Origin};
-use agentbus_nats::schedule::Occurrence;
-use agentbus_nats::{headers, subject::EventSubject};
+use agentbus_nats::{headers, schedule, subject::EventSubject};
 use agentbus_proto::{Address, EventHead};
 use async_nats::HeaderMap;
 use bytes::Bytes;
@@ -83,18 +82,19 @@ impl Stored {
         headers::get(Some(&self.headers), name).unwrap_or_default()
     }
 
+    /// The encoded event as its group was given it: what a schedule fired has an id of its own.
+    pub(super) fn event(&self) -> Bytes {
+        schedule::event(&self.headers, &self.subject, SystemTime::UNIX_EPOCH, &self.payload)
+    }
+
     /// What lists show; `redriven` is not known here.
     pub(super) fn letter(&self) -> DeadLetter {
         let mut tokens = self.subject.split('.').skip(2);
         let mut token = || tokens.next().unwrap_or_default().to_owned();
         let (group, agent, class) = (token(), token(), token());
-        let head = EventHead::decode(&self.payload).ok();
+        let head = EventHead::decode(&self.event()).ok();
         let undecodable = head.is_none() || class == Class::Undecodable.as_str();
-        let mut head = head.filter(|_| !undecodable).unwrap_or_default();
-        // What a schedule fired has an id of its own; a copy says so in a header, whenever it was stored.
-        if let Some(occurrence) = Occurrence::of(&self.headers, &self.subject, SystemTime::UNIX_EPOCH) {
-            occurrence.apply(&mut head);
-        }
+        let head = head.filter(|_| !undecodable).unwrap_or_default();
         let origin = Origin::parse(self.header(headers::ORIGIN));
         let address = origin.as_ref().and_then(|origin| EventSubject::parse(&origin.subject));
         let stated = || head.to.as_ref().and_then(|to| Address::try_from(to).ok());

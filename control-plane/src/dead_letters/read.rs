@@ -139,7 +139,7 @@ impl DeadLetters {
         let mut letter = stored.letter();
         self.refresh(&mut *self.facts.lock().await).await?;
         letter.redriven = self.facts.lock().await.of(seq, &stored.at);
-        let event = Event::decode(stored.payload.clone()).ok().filter(|_| !letter.undecodable);
+        let event = Event::decode(stored.event()).ok().filter(|_| !letter.undecodable);
         let headers = stored.headers.iter().map(|(name, values)| {
             let values: Vec<&str> = values.iter().map(|value| value.as_str()).collect();
             (name.to_string(), values.join(", "))

@@ -1,9 +1,14 @@
 //! `agentbus dlq show`: everything about one dead letter.
 
+use std::time::SystemTime;
+
 use agentbus_control_plane::dead_letters::{REDRIVES_MAX, Shown};
+use agentbus_nats::{headers, schedule};
 use agentbus_proto::event::v1::Event;
+use async_nats::HeaderMap;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use prost::Message;
 
 use crate::instance::Global;
@@ -30,8 +35,8 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
         }
     }
     output::line("")?;
-    let payload = STANDARD.decode(&shown.payload_base64)?;
-    match Event::decode(payload.as_slice()).ok().filter(|_| shown.event.is_some()) {
+    let payload = Bytes::from(STANDARD.decode(&shown.payload_base64)?);
+    match Event::decode(event(&shown, &payload)).ok().filter(|_| shown.event.is_some()) {
         Some(event) => {
             for line in show::block(&event) {
                 output::line(line)?;
@@ -43,6 +48,17 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let force = if shown.letter.redriven.is_some() || looped(&shown) { " --force" } else { "" };
     output::say(format!("{again}: agentbus dlq redrive {}{force}", args.seq));
     Ok(())
+}
+
+/// The encoded event under the id its group knew: one that a schedule fired has an id of its own, told by a header.
+fn event(shown: &Shown, payload: &Bytes) -> Bytes {
+    let mut carried = HeaderMap::new();
+    for name in [headers::OCCURRENCE, headers::TTL] {
+        if let Some(value) = shown.headers.get(name) {
+            carried.insert(name, value.as_str());
+        }
+    }
+    schedule::event(&carried, "", SystemTime::UNIX_EPOCH, payload)
 }
 
 /// The loop guard would refuse it.

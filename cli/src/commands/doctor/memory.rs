@@ -28,7 +28,6 @@ struct Stats {
     /// Resident memory, in bytes.
     mem: u64,
     connections: u64,
-    subscriptions: u64,
 }
 
 /// The broker's memory. `state`: where its keys are.
@@ -36,9 +35,9 @@ pub(super) async fn check(instance: &Instance, state: &Path) -> Finding {
     let asked = tokio::time::timeout(LIMIT, ask(&instance.broker.url, state)).await;
     match asked.unwrap_or_else(|_| Err(format!("no answer within {} s", LIMIT.as_secs()))) {
         Err(why) => Finding::warn("broker memory", format!("not known: {why}"), "look at the nats-server process"),
-        Ok(Stats { mem, connections, subscriptions }) => {
+        Ok(Stats { mem, connections }) => {
             let connections = output::count(connections, "connection", "connections");
-            let found = format!("{} for {connections} and {subscriptions} subscriptions", size::human(mem));
+            let found = format!("{} for {connections}", size::human(mem));
             if mem > MEMORY_WEAK {
                 let advice = "every remembered id costs 240 bytes for a minute, every consumer some 35 KiB";
                 return Finding::warn("broker memory", found, advice);
@@ -75,6 +74,6 @@ mod tests {
         let text = r#"{"server":{"name":"x"},"statsz":{"start":"2026","mem":22147072,"cores":2,"cpu":0.5,"connections":24,
             "total_connections":30,"active_accounts":2,"subscriptions":310,"slow_consumers":0}}"#;
         let stats = serde_json::from_str::<Answer>(text).unwrap().statsz;
-        assert_eq!((stats.mem, stats.connections, stats.subscriptions), (22_147_072, 24, 310));
+        assert_eq!((stats.mem, stats.connections), (22_147_072, 24));
     }
 }
