@@ -7,12 +7,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use agentbus_nats::grant::ControlReply;
 use agentbus_nats::held::nanos;
 use agentbus_nats::moves::Origin;
 use agentbus_nats::publisher::Message;
 use agentbus_nats::pull::Incoming;
 use agentbus_nats::{headers, subject};
-use agentbus_proto::Fault;
+use agentbus_proto::{Code, Fault};
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use tokio::sync::{OnceCell, Semaphore};
@@ -90,7 +91,11 @@ impl Hub {
     async fn write_receipt(&self, message: Message) -> Result<(), Fault> {
         let ask = async || {
             let verb = subject::control(self.namespace(), self.agent(), "receipts");
-            self.bus().request(&verb, Bytes::from_static(b"{}"), STREAM_WAIT).await.map(drop)
+            let answer = self.bus().request(&verb, Bytes::from_static(b"{}"), STREAM_WAIT).await?;
+            match serde_json::from_slice(&answer.payload) {
+                Ok(ControlReply::Answer(_)) => Ok(()),
+                answer => Err(Fault::new(Code::ControlPlaneDown, format!("no stream for receipts: {answer:?}"))),
+            }
         };
         self.receipts().made.get_or_try_init(ask).await?;
         self.publisher().store(message).await.map(drop)
