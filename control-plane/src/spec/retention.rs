@@ -29,6 +29,8 @@ pub struct Retention {
     pub on_lag: OnLag,
     /// A group whose oldest unread event is older than this holds up the others.
     pub lag: Duration,
+    /// Dead letters older than this are removed, whatever became of them. None: kept as long as there is room.
+    pub dead_letters: Option<Duration>,
     /// Topic patterns with an age of their own; no two of them overlap.
     pub topics: Vec<(String, Duration)>,
     /// Channels with an age of their own, by name.
@@ -59,7 +61,8 @@ impl Default for Retention {
     fn default() -> Self {
         // A week: longer than any weekend nobody looks at.
         let lag = 7 * DAY;
-        Self { age: None, bytes: None, on_lag: OnLag::Park, lag, topics: Vec::new(), channels: BTreeMap::new() }
+        let (topics, channels) = (Vec::new(), BTreeMap::new());
+        Self { age: None, bytes: None, on_lag: OnLag::Park, lag, dead_letters: None, topics, channels }
     }
 }
 
@@ -89,9 +92,12 @@ fn namespace(reader: &mut Reader, node: &Node, retention: &mut Retention) {
         retention.age = age(reader, node, "retention");
         return;
     }
-    let Some(map) = reader.table(node, "retention", &["age", "bytes", "on_lag", "lag"], &[]) else { return };
+    let Some(map) = reader.table(node, "retention", &["age", "bytes", "on_lag", "lag", "dead_letters"], &[]) else {
+        return;
+    };
     retention.age = map.get("age").and_then(|node| age(reader, node, "retention.age"));
     retention.bytes = map.get("bytes").and_then(|node| bytes(reader, node, "retention.bytes"));
+    retention.dead_letters = map.get("dead_letters").and_then(|node| age(reader, node, "retention.dead_letters"));
     if let Some(lag) = map.get("lag").and_then(|node| age(reader, node, "retention.lag")) {
         retention.lag = lag;
     }
@@ -182,12 +188,13 @@ mod tests {
 
     #[test]
     fn every_key_is_read() {
-        let text = "retention: {age: 7d, bytes: 512MiB, on_lag: block, lag: 2d}\n\
+        let text = "retention: {age: 7d, bytes: 512MiB, on_lag: block, lag: 2d, dead_letters: 30d}\n\
                     channels: {engineering: {retention: 24h}, ops: {retention: {age: 1h}}, all: {}}\n\
                     topics: {\"audit.>\": {retention: 30d}, file.found: {retention: {age: 60s}}}\n";
         let retention = project(text).unwrap();
         assert_eq!((retention.age, retention.bytes), (Some(7 * DAY), Some(512 << 20)));
         assert_eq!((retention.on_lag, retention.lag), (OnLag::Block, 2 * DAY));
+        assert_eq!(retention.dead_letters, Some(30 * DAY));
         let topics = [("audit.>".to_owned(), 30 * DAY), ("file.found".to_owned(), Duration::from_secs(60))];
         assert_eq!(retention.topics, topics);
         let channels = [("engineering".to_owned(), DAY), ("ops".to_owned(), DAY / 24)];
@@ -203,7 +210,7 @@ mod tests {
         for wanted in [
             "f:4:10: retention.bytes must be 64KiB or more, not `1KiB`",
             "f:5:11: retention.on_lag must be one of: park, block, not `drop`",
-            "f:6:3: unknown key `keep` in retention; allowed here: age, bytes, on_lag, lag",
+            "f:6:3: unknown key `keep` in retention; allowed here: age, bytes, on_lag, lag, dead_letters",
             "f:8:20: topics.a.>.retention must be from 1s to 10000d, not `0s`",
             "f:9:3: topics: `a.b` overlaps `a.>`: a topic can have one retention only",
             "f:10:3: topics: pattern `@x`",

@@ -31,10 +31,10 @@ pub struct Lagging {
 }
 
 impl Lagging {
-    pub(super) fn new(alarm: &Alarm, on_lag: OnLag, bytes_max: u64) -> Self {
+    pub(super) fn new(alarm: &Alarm, on_lag: OnLag, bytes_max: u64, letters_full: bool) -> Self {
         let since = alarm.since.map(moves::rfc3339).unwrap_or_default();
         let (group, why) = (alarm.group.clone(), word(alarm.why).to_owned());
-        let message = message(alarm, &since, on_lag, bytes_max);
+        let message = message(alarm, &since, on_lag, bytes_max, letters_full);
         let (first_seq, held_bytes) = (alarm.first_seq, alarm.held_bytes);
         Self { group, why, first_seq, since, held_bytes, on_lag: on_lag.as_str().to_owned(), message }
     }
@@ -54,12 +54,15 @@ fn word(why: Why) -> &'static str {
     }
 }
 
-fn message(alarm: &Alarm, since: &str, on_lag: OnLag, bytes_max: u64) -> String {
+fn message(alarm: &Alarm, since: &str, on_lag: OnLag, bytes_max: u64, letters_full: bool) -> String {
     let held = human(alarm.held_bytes);
     let since = if since.is_empty() { String::new() } else { format!(" since {since}") };
     match (alarm.why, on_lag) {
         (Why::Missing, _) => "has no consumer: nothing is removed until it has one again".to_owned(),
         (Why::Holds, _) => format!("has not read{since} and holds {held} of {}", human(bytes_max)),
+        (_, OnLag::Park) if letters_full => format!(
+            "has not read{since} and holds {held}; the dead letters have no room for it: start it, or set `retention.dead_letters`"
+        ),
         (_, OnLag::Park) => format!("has not read{since}: its oldest events become dead letters (RETENTION)"),
         (_, OnLag::Block) => format!("has not read{since} and holds {held}: start it, or set `on_lag: park`"),
     }
@@ -107,12 +110,14 @@ mod tests {
 
     #[test]
     fn publishers_hear_of_the_group_that_fills_the_stream() {
-        let told = |why, on_lag| because(&[Lagging::new(&alarm(why), on_lag, 4 << 20)]);
+        let told = |why, on_lag| because(&[Lagging::new(&alarm(why), on_lag, 4 << 20, false)]);
         assert_eq!(
             told(Why::Fills, OnLag::Block).unwrap(),
             "group `readers` has not read since 1970-01-01T00:00:00.000Z and holds 3.0 MiB: start it, or set `on_lag: park`"
         );
         assert!(told(Why::Fills, OnLag::Park).unwrap().contains("become dead letters"));
         assert_eq!(told(Why::Holds, OnLag::Block), None);
+        let full = Lagging::new(&alarm(Why::Fills), OnLag::Park, 4 << 20, true);
+        assert!(full.message.contains("no room for it"), "{}", full.message);
     }
 }

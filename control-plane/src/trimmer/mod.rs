@@ -14,6 +14,7 @@
 
 mod alarm;
 pub mod decide;
+mod letters;
 mod look;
 pub mod overlap;
 mod park;
@@ -83,7 +84,9 @@ struct State {
     deep: Option<Instant>,
     /// The last look at the size: when, and how many bytes.
     size: Option<(Instant, u64)>,
-    /// No parking before: the dead letters were full.
+    /// The dead letters have no room for what is to be parked.
+    letters_full: bool,
+    /// No parking before.
     park_not_before: Instant,
     parked: Vec<Parked>,
     removed: u64,
@@ -98,6 +101,7 @@ impl Trimmer {
             look: Look::default(),
             deep: None,
             size: None,
+            letters_full: false,
             park_not_before: now,
             parked: Vec::new(),
             removed: 0,
@@ -157,7 +161,7 @@ impl Trimmer {
             now,
         };
         let decision = decide::decide(seen, &self.retention);
-        self.tell(alarms, &decision, seen.stream.bytes_max);
+        self.tell(alarms, &decision, seen.stream.bytes_max, state.letters_full);
         let others = match decision.others_below {
             Some(below) => {
                 let all = format!("ab.{}.>", self.names.namespace());
@@ -174,12 +178,16 @@ impl Trimmer {
             worked |= removed > 0;
         }
         worked |= self.park(state, &decision).await?;
+        if due {
+            letters::trim(self, now).await?;
+        }
         Ok(if worked { BUSY_TICK / 4 } else { tick })
     }
 
     /// How often ages are looked at: often enough for the shortest one.
     fn deep_every(&self) -> Duration {
-        let shortest = look::ages(&self.retention).into_iter().min().unwrap_or(DEEP_EVERY);
+        let ages = look::ages(&self.retention).into_iter();
+        let shortest = ages.chain(self.retention.dead_letters).min().unwrap_or(DEEP_EVERY);
         (shortest / 4).clamp(BUSY_TICK, DEEP_EVERY)
     }
 
@@ -191,8 +199,10 @@ impl Trimmer {
         for park in &decision.parks {
             let Some(parked) = park::park(self, park).await? else {
                 state.park_not_before = Instant::now() + park::FULL_PAUSE;
+                state.letters_full = true;
                 break;
             };
+            state.letters_full = false;
             worked |= parked.letters > 0;
             match state.parked.iter_mut().find(|known| known.group == parked.group) {
                 Some(known) => known.add(&parked),
@@ -203,9 +213,10 @@ impl Trimmer {
     }
 
     /// Tells about groups that began, or ceased, to be in the way.
-    fn tell(&self, alarms: &watch::Sender<Vec<Lagging>>, decision: &Decision, bytes_max: u64) {
+    fn tell(&self, alarms: &watch::Sender<Vec<Lagging>>, decision: &Decision, bytes_max: u64, letters_full: bool) {
         let on_lag = self.retention.on_lag;
-        let now: Vec<Lagging> = decision.alarms.iter().map(|alarm| Lagging::new(alarm, on_lag, bytes_max)).collect();
+        let now: Vec<Lagging> =
+            decision.alarms.iter().map(|alarm| Lagging::new(alarm, on_lag, bytes_max, letters_full)).collect();
         let before = alarms.borrow().clone();
         let known = |list: &[Lagging], one: &Lagging| list.iter().any(|other| other.same(one));
         for alarm in now.iter().filter(|alarm| !known(&before, alarm)) {
@@ -249,4 +260,22 @@ fn tick(before: Option<(Instant, u64)>, stream: decide::Stream) -> Duration {
     #[allow(clippy::cast_precision_loss)]
     let share = (room as f64 / grown as f64).min(1e6);
     (looked.elapsed().mul_f64(share) / LOOKS_BEFORE_FULL).clamp(BUSY_TICK, TICK)
+}
+
+#[cfg(test)]
+mod tick_tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_that_fills_up_fast_is_looked_at_more_often() {
+        let now = Instant::now();
+        let stream = |bytes| decide::Stream { first_seq: 1, last_seq: 9, bytes, bytes_max: 1000 };
+        assert_eq!(tick(None, stream(1)), BUSY_TICK);
+        let two_seconds_ago = now.checked_sub(TICK);
+        let before = |bytes| two_seconds_ago.map(|then| (then, bytes));
+        assert_eq!(tick(before(500), stream(500)), TICK, "nothing comes");
+        assert_eq!(tick(before(499), stream(500)), TICK, "full in 1000 s");
+        assert!(tick(before(100), stream(500)) < TICK, "full in 2.5 s");
+        assert_eq!(tick(before(0), stream(990)), BUSY_TICK);
+    }
 }
