@@ -88,13 +88,20 @@ impl Bucket {
         // A hair's breadth: 0.1 + 0.2 is not 0.3.
         if self.events + 1e-9 < needed {
             let wait = Duration::try_from_secs_f64((needed - self.events) / self.per_second).unwrap_or(Duration::MAX);
-            let why =
-                format!("the agent publishes more than {} events per second (limits.publish_rate)", self.per_second);
+            let why = format!("the agent publishes more than {} (limits.publish_rate)", rate(self.per_second));
             return Err(Fault::new(Code::RateLimited, why).with_retry_after(wait.max(Duration::from_millis(1))));
         }
         self.events -= events as f64;
         Ok(())
     }
+}
+
+/// A rate for people.
+fn rate(per_second: f64) -> String {
+    if per_second >= 1.0 {
+        return format!("{per_second} events per second");
+    }
+    format!("one event in {:.0} s", 1.0 / per_second)
 }
 
 /// The day in UTC, and how long it lasts.

@@ -52,3 +52,53 @@ async fn what_is_refused_for_good_goes_to_the_refused_log_and_blocks_nobody() {
     let line: Value = serde_json::from_str(log.trim()).unwrap();
     assert_eq!((&line["id"], &line["code"]), (&"outside".into(), &"SCOPE_DENIED".into()));
 }
+
+/// A small disk that goes away with the test. Needs root on Linux, like the tests in `up/disk.rs`.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount() -> Option<Self> {
+        if std::env::var_os("AGENTBUS_TEST_NO_MOUNT").is_some() {
+            eprintln!("left out because AGENTBUS_TEST_NO_MOUNT is set: a full disk is not tested");
+            return None;
+        }
+        let place = tempfile::tempdir().expect("temporary folder");
+        let mut mount = std::process::Command::new("mount");
+        let mounted = mount.args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(place.path()).status().expect("mount");
+        assert!(mounted.success(), "a small tmpfs cannot be mounted; AGENTBUS_TEST_NO_MOUNT=1 leaves this test out");
+        Some(Self(place))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_with_its_reason_and_what_was_accepted_is_stored() {
+    let mut world = World::start().await;
+    let Some(disk) = SmallDisk::mount() else { return };
+    let member = Member { state: disk.0.path().to_str(), ..world.member() };
+    let mut sidecar = SidecarProcess::start(&world.broker, member).await;
+    let mut client = grpc::client(&sidecar).await;
+    world.broker.server.kill9().await.unwrap();
+    let large = |n: usize| Event { data: "x".repeat(50_000).into(), ..note(&format!("n-{n}")) };
+    let answers = grpc::publish_all(&mut client, (0..40).map(large)).await;
+    let kept: Vec<String> =
+        answers.iter().filter(|answer| answer.failure.is_none()).map(|answer| answer.id.clone()).collect();
+    assert!((10..30).contains(&kept.len()), "{}", kept.len());
+    for failure in answers.iter().filter_map(|answer| answer.failure.as_ref()) {
+        assert!(failure.code == "SPOOL_FULL" && failure.message.contains("No space left"), "{failure:?}");
+    }
+    // The files are whole: a successor reads them.
+    sidecar.kill().await;
+    world.broker.server.restart().await.unwrap();
+    let member = Member { state: disk.0.path().to_str(), ..world.member() };
+    let sidecar = SidecarProcess::start(&world.broker, member).await;
+    spooled(&sidecar, 0.0).await;
+    let (counts, order) = world.stored().await;
+    assert_eq!(order, kept);
+    assert!(counts.values().all(|count| *count == 1));
+}

@@ -83,6 +83,7 @@ pages! {
     readme: "README.md",
     addresses: "docs/guide/addresses.md",
     ask: "docs/guide/ask.md",
+    backends: "docs/guide/backends.md",
     comfort: "docs/guide/comfort.md",
     history: "docs/guide/history.md",
     limits: "docs/guide/limits.md",
