@@ -100,10 +100,8 @@ impl Turns {
         let free = self.turns.iter().enumerate().filter(|(_, turn)| turn.open.is_none());
         // Having been empty is no reason to wait here; having been refused is.
         let rests = |turn: &Turn| turn.rest_until.is_some_and(|until| until > now + COLD);
-        let asks: Vec<Ask> = free
-            .filter(|(_, turn)| !rests(turn))
-            .map(|(slice, _)| Ask { slice, messages: 1, wait: true })
-            .collect();
+        let asks: Vec<Ask> =
+            free.filter(|(_, turn)| !rests(turn)).map(|(slice, _)| Ask { slice, messages: 1, wait: true }).collect();
         self.note(&asks);
         asks
     }

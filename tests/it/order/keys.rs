@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use agentbus_nats::grant::GroupKind;
 use agentbus_tests::SidecarProcess;
-use agentbus_tests::proxy::Proxy;
 use agentbus_tests::http::HttpAgent;
+use agentbus_tests::proxy::Proxy;
 use agentbus_tests::wait::{until, until_within};
 use serde_json::json;
 use tokio::task::JoinHandle;

@@ -35,7 +35,9 @@ async fn work_of_a_killed_member_is_with_another_within_five_seconds() {
 /// Two groups share the credit of one: what the second group gets is more than the agent can take.
 #[tokio::test]
 async fn what_a_busy_agent_cannot_take_goes_to_a_free_one_at_once() {
-    let other = workers(|group| (group.name, group.patterns, group.kind) = ("others".into(), vec!["more.>".into()], GroupKind::Pool));
+    let other = workers(|group| {
+        (group.name, group.patterns, group.kind) = ("others".into(), vec!["more.>".into()], GroupKind::Pool)
+    });
     let mut world = World::of(vec![pool(), other]).await;
     let (busy, free) = (world.member(1).await, world.member(2).await);
     let (busy, free) = (HttpAgent::of(&busy), HttpAgent::of(&free));

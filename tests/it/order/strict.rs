@@ -38,6 +38,32 @@ async fn a_strict_group_is_first_in_first_out_under_nacks_and_stays_with_one_mem
 }
 
 #[tokio::test]
+async fn a_channel_is_read_in_order_by_each_of_its_readers_whatever_one_of_them_nacks() {
+    let reader = |name: &str| {
+        workers(|group| (group.name, group.patterns, group.ordered) = (name.into(), vec!["#all".into()], true))
+    };
+    let world = World::of(vec![reader("one"), reader("two")]).await;
+    for number in 0..12 {
+        world.say("#all", number).await;
+    }
+    let sidecar = world.member(1).await;
+    let http = HttpAgent::of(&sidecar);
+    let mut done = std::collections::BTreeMap::<String, Vec<u64>>::new();
+    while done.values().map(Vec::len).sum::<usize>() < 24 {
+        let delivery = http.receive_one("20s").await;
+        let (group, number) = (delivery["group"].as_str().unwrap().to_owned(), content(&delivery).1);
+        let nack = group == "one" && number % 4 == 1 && delivery["attempt"] == 1;
+        assert_eq!(http.settle(&delivery, if nack { "nack" } else { "ack" }, json!({})).await.status, 200);
+        if !nack {
+            done.entry(group).or_default().push(number);
+        }
+    }
+    for group in ["one", "two"] {
+        assert_eq!(done[group], (0..12).collect::<Vec<_>>(), "{group}");
+    }
+}
+
+#[tokio::test]
 async fn a_standby_takes_over_within_ten_seconds_of_a_kill() {
     let mut world = World::start(strict()).await;
     let (mut first, second) = (world.member(1).await, world.member(2).await);

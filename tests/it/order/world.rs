@@ -44,7 +44,7 @@ impl World {
         for group in &groups {
             broker.group_with(group.clone()).await;
         }
-        let member = Member { agent: "publisher", publish: &[">"], ..Member::default() };
+        let member = Member { agent: "publisher", publish: &[">", "#*"], ..Member::default() };
         let publisher = SidecarProcess::start(&broker, member).await;
         let client = grpc::client(&publisher).await;
         Self { broker, groups, publisher, client }
@@ -67,10 +67,14 @@ impl World {
         assert!(answers.iter().all(|answer| answer.failure.is_none()), "{answers:?}");
     }
 
-    /// Ends the publisher, too: then only the members are left.
+    /// Publishes to a channel.
+    pub async fn say(&self, channel: &str, number: u64) {
+        let data = json!({"key": "", "number": number});
+        HttpAgent::of(&self.publisher).publish(json!({"to": channel, "data": data})).await;
+    }
+
     pub async fn settled(&self) {
         self.broker.settled(GROUP).await;
-        assert!(self.publisher.child.id().is_some());
     }
 }
 

@@ -146,7 +146,9 @@ impl JetStream {
         self.inbox = inbox;
         self.requests.clear();
         let taken = std::mem::take(&mut self.ready).into_iter();
-        Ok(taken.filter_map(|taken| if let Taken::Message(_, incoming) = taken { Some(incoming) } else { None }).collect())
+        Ok(taken
+            .filter_map(|taken| if let Taken::Message(_, incoming) = taken { Some(incoming) } else { None })
+            .collect())
     }
 
     pub fn pinned(&self, slice: usize) -> Option<Duration> {

@@ -35,7 +35,7 @@ pub struct Slices {
 
 enum Way {
     JetStream(Box<JetStream>),
-    Each(each::Each),
+    Each(Box<each::Each>),
 }
 
 impl Slices {
@@ -45,7 +45,7 @@ impl Slices {
 
     /// Over one pull per slice, for a backend without networks and pins.
     pub fn each(pulls: Vec<Pull>) -> Self {
-        Self { way: Way::Each(each::Each::new(pulls)) }
+        Self { way: Way::Each(Box::new(each::Each::new(pulls))) }
     }
 
     /// Asks a slice for at most so many messages: what is there now, or with `wait` what comes within a few seconds. Each

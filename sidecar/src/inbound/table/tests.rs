@@ -319,8 +319,7 @@ fn what_a_busy_agent_cannot_take_goes_back_as_its_group_allows() {
             let commands = f.table.tick(f.start + at, Extend::Nothing);
             commands.iter().any(|command| matches!(command, Command::GiveBack(held) if held.key.seq == 2))
         };
-        let steps = [POOL_LINGER, PART_LINGER, LINGER].into_iter().find(|at| back(&mut f, *at));
-        steps
+        [POOL_LINGER, PART_LINGER, LINGER].into_iter().find(|at| back(&mut f, *at))
     };
     assert_eq!(waits(|group| group.kind = GroupKind::Pool, 1), Some(POOL_LINGER));
     assert_eq!(waits(|group| group.by_key = true, 1), Some(PART_LINGER));
