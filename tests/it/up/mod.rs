@@ -9,5 +9,6 @@ mod demo;
 mod disk;
 mod headless;
 mod life;
+mod memory;
 mod redrive;
 mod supervision;

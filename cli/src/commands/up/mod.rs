@@ -49,7 +49,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", env = "AGENTBUS_CONFIG")]
     pub config: Option<PathBuf>,
     /// No broker: the bus lives in this process and ends with it
-    #[arg(long, conflicts_with_all = ["nats_server", "port"])]
+    #[arg(long, conflicts_with = "nats_server")]
     pub memory: bool,
     /// The nats-server program to use
     #[arg(long, value_name = "FILE")]
