@@ -302,7 +302,16 @@ fn between(subject: &Subject, known: &Known, expired: bool) -> GroupStatus {
     }
     if let Some(held) = says(HeldState::Later) {
         let note = "failed, and retried in place to keep the order".to_owned();
-        return GroupStatus { state: State::Retrying, agent: held.agent.clone(), note, ..GroupStatus::default() };
+        let failed = known.receipts.last().filter(|receipt| receipt.outcome == "failed");
+        return GroupStatus {
+            state: State::Retrying,
+            attempt: failed.map_or(0, |failed| failed.attempt + 1),
+            agent: held.agent.clone(),
+            since: failed.and_then(|failed| failed.at).map(rfc3339),
+            reason: failed.map(|failed| failed.cause.clone()).unwrap_or_default(),
+            note,
+            ..GroupStatus::default()
+        };
     }
     let note = if known.silent.is_empty() {
         "handed out, and no sidecar of the group has it now: done, or about to be handed out again".to_owned()

@@ -114,6 +114,15 @@ fn a_retry_says_when_and_why() {
 }
 
 #[test]
+fn a_retry_in_place_says_what_failed() {
+    let failed =
+        Receipt { attempt: 2, outcome: "failed".into(), cause: "boom".into(), at: Some(at(4)), ..Receipt::default() };
+    let status = said(Known { receipts: vec![failed], held: vec![held(HeldState::Later)], ..reads(10, 9) });
+    assert_eq!((status.state, status.attempt, status.reason.as_str()), (State::Retrying, 3, "boom"));
+    assert_eq!(status.since, Some(rfc3339(at(4))));
+}
+
+#[test]
 fn a_dead_letter_says_which_and_how_often() {
     let status = said(Known { letters: vec![letter(None)], ..reads(10, 10) });
     assert_eq!((status.class.as_str(), status.reason.as_str(), status.dead_letter), ("EXHAUSTED", "boom", Some(7)));

@@ -9,11 +9,13 @@ const PUPPET: &str = "runner: process, command: [sh, -c, \
      'me=$AGENTBUS_AGENT; echo \"$AGENTBUS_URL $AGENTBUS_TOKEN\" > $me.tmp; mv $me.tmp $me.env; exec sleep 1000']";
 
 /// `a` and `b` both read work, `c` reads what they make, `d` what `c` makes.
-const AGENTS: [(&str, &str); 4] = [
+/// `o` reads lines in order.
+const AGENTS: [(&str, &str); 5] = [
     ("a", "subscribe: [work.>], publish: [made.>]"),
     ("b", "subscribe: [work.>], publish: [made.>]"),
     ("c", "subscribe: [made.>], publish: [final.>]"),
     ("d", "subscribe: [final.>]"),
+    ("o", "subscribe: [line.>], ordered: true"),
 ];
 
 /// The installation.

@@ -1,6 +1,8 @@
 //! Every state an event can be in, as `events show` tells it.
 
-use serde_json::json;
+use agentbus_tests::installation::signal;
+use rustix::process::Signal;
+use serde_json::{Value, json};
 
 use super::stage::{Stage, event, of};
 
@@ -104,5 +106,64 @@ async fn a_scheduled_event_is_found_by_its_own_id() {
     assert_eq!(stage.shown(&id).await["event"]["id"], json!(id));
     let chain = stage.here.json(&["trace", &id]).await;
     assert_eq!((chain["events"].as_array().unwrap().len(), &chain["correlation_id"]), (1, &json!(id)), "{chain}");
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_group_in_order_retries_in_place_and_the_next_waits() {
+    let stage = Stage::new().await;
+    let o = stage.voice("o").await;
+    let (first, second) = (stage.publish(event("line.one")).await, stage.publish(event("line.two")).await);
+    let delivery = o.receive_one("20s").await;
+    let refused = o.settle(&delivery, "nack", json!({"retry_after": "1h", "reason": "not yet"})).await;
+    assert_eq!(refused.status, 200, "{}", refused.body);
+    let status = agentbus_tests::wait::until("a retry with its reason", || async {
+        let status = stage.group(&first, "o").await;
+        if status["reason"] == "not yet" { Ok(status) } else { Err(status) }
+    })
+    .await;
+    assert_eq!((&status["state"], &status["attempt"]), (&json!("retrying"), &json!(2)), "{status}");
+    assert!(status["note"].as_str().is_some_and(|note| note.contains("in place")), "{status}");
+    assert_eq!(stage.group(&second, "o").await["state"], "accepted");
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn an_event_sent_to_everybody_again_is_shown_twice() {
+    let stage = Stage::new().await;
+    let a = stage.voice("a").await;
+    let id = stage.publish(event("work.again")).await;
+    let delivery = a.receive_one("20s").await;
+    assert_eq!(a.settle(&delivery, "reject", json!({"reason": "never"})).await.status, 200);
+    let letter = stage.group_until(&id, "a", "dead").await["dead_letter"].to_string();
+    stage.here.json(&["dlq", "redrive", &letter, "--to-origin", "--yes"]).await;
+    let shown = stage.here.json(&["events", "show", &id]).await;
+    let seqs: Vec<u64> = shown["events"].as_array().unwrap().iter().filter_map(|one| one["seq"].as_u64()).collect();
+    assert_eq!(seqs, [1, 2], "{shown}");
+    let (old, new) = (of(&shown["events"][0], "a"), of(&shown["events"][1], "a"));
+    assert_eq!(
+        (&old["state"], &old["redriven"]["to"], &new["state"]),
+        (&json!("dead"), &json!("origin"), &json!("accepted"))
+    );
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_sidecar_that_does_not_answer_is_named() {
+    let stage = Stage::new().await;
+    let a = stage.voice("a").await;
+    let id = stage.publish(event("work.held")).await;
+    let delivery = a.receive_one("20s").await;
+    stage.group_until(&id, "a", "delivered").await;
+    let agent: Value = stage.up.agent("a").await;
+    let pid = u32::try_from(agent["sidecar_pid"].as_u64().expect("a sidecar")).unwrap();
+    signal(pid, Signal::STOP);
+    let status = stage.group(&id, "a").await;
+    signal(pid, Signal::CONT);
+    assert_eq!(status["state"], "unknown", "{status}");
+    assert!(status["note"].as_str().is_some_and(|note| note.contains("no answer from a")), "{status}");
+    stage.group_until(&id, "a", "delivered").await;
+    a.ack(&delivery).await;
+    stage.group_until(&id, "a", "acked").await;
     stage.end().await;
 }
