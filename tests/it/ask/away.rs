@@ -1,5 +1,7 @@
 //! The asker's connection breaks, the broker dies, the responder dies: the ask is answered, once.
 
+use std::time::Duration;
+
 use agentbus_tests::http::HttpAgent;
 use agentbus_tests::proxy::Proxy;
 use agentbus_tests::wait::until;
@@ -54,6 +56,26 @@ async fn a_reply_stored_while_the_asker_is_away_is_found_after_its_return() {
     assert_eq!((answer.status, &answer.body["reply"]["data"]), (200, &json!("done")), "{}", answer.body["detail"]);
     assert_eq!(answer.body["before"][0]["data"].as_str().map(str::len), Some(900_000));
     assert_eq!(world.stored_replies().await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_missed_reply_is_found_when_the_control_plane_is_back_too() {
+    let mut world = World::start().await;
+    let proxy = Proxy::start(world.broker.url().trim_start_matches("nats://")).await;
+    let asker = world.sidecar_with("asker", Some(&proxy.address()), None).await;
+    let helper = world.sidecar("helper").await;
+    let (a, h) = (HttpAgent::of(&asker), HttpAgent::of(&helper));
+    let taken = taking(&h);
+    listens(&world, "helper--inbox").await;
+    let answer = asking(&a, json!({"to": "@helper", "data": 1, "timeout": "60s"}));
+    let delivery = taken.await.unwrap();
+    world.control.take().expect("a control plane").stop(Duration::from_secs(5)).await;
+    while_cut_off(&proxy, &asker.admin, async || drop(reply(&h, &delivery, json!({"data": "found"})).await)).await;
+    until("a new connection", || async { if connected(&asker.admin).await { Ok(()) } else { Err("away") } }).await;
+    assert!(!answer.is_finished(), "nobody can read it for the asker yet");
+    world.start_control().await;
+    let answer = answer.await.unwrap();
+    assert_eq!((answer.status, &answer.body["reply"]["data"]), (200, &json!("found")), "{}", answer.body);
 }
 
 #[tokio::test]
