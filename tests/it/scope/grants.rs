@@ -80,6 +80,9 @@ async fn everything_else_is_refused_by_name() {
         // Retries and dead letters of another group or under another name.
         "abr.default.gb.a",
         "abr.default.ga.b",
+        "abt.default.gb.a.1",
+        "abt.default.ga.b.1",
+        "abt.default.ga.a",
         "abd.default.gb.a.EXHAUSTED",
         "abd.default.ga.b.EXHAUSTED",
         "abd.default.ga.a.EXHAUSTED.more",

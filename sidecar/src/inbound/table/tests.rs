@@ -327,3 +327,25 @@ fn what_a_busy_agent_cannot_take_goes_back_as_its_group_allows() {
     assert_eq!(waits(|group| group.ordered = true, 1), None);
     assert_eq!(waits(|_| (), 1), None, "not so soon");
 }
+
+#[test]
+fn what_is_held_and_what_is_remembered_is_told() {
+    use agentbus_nats::held::{Wanted, What};
+    let mut f = fixture();
+    let id = f.put(1);
+    f.put(2);
+    let (wall, later) = (SystemTime::UNIX_EPOCH + Duration::from_secs(100), f.start + Duration::from_secs(3));
+    let look = |f: &Fixture, seq| {
+        let wanted = Wanted { group: "readers".into(), seq, stored_at: 0 };
+        f.table.look(&wanted, "AB_default_EVENTS", (later, wall)).map(|held| (held.what, held.attempt, held.since_ms))
+    };
+    assert_eq!(look(&f, 1), Some((What::Waiting, 1, None)));
+    let (_, _rx) = f.subscribe(1);
+    f.dispatch();
+    assert_eq!(look(&f, 1), Some((What::Out, 1, Some(97_000))));
+    assert_eq!((look(&f, 2), look(&f, 3)), (Some((What::Waiting, 1, None)), None));
+    f.table.end(&id, Verdict::Acked).ok().unwrap();
+    assert_eq!(look(&f, 1), Some((What::Acked, 0, None)));
+    let stranger = Wanted { group: "others".into(), seq: 2, stored_at: 0 };
+    assert!(f.table.look(&stranger, "AB_default_EVENTS", (later, wall)).is_none());
+}
