@@ -1,6 +1,6 @@
 //! `agentbus completions`: what makes a shell complete commands and options.
 
-use clap::CommandFactory;
+use clap::{Command, CommandFactory};
 use clap_complete::aot::{Shell as Dialect, generate};
 
 use crate::cli::Cli;
@@ -46,8 +46,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 fn script(shell: Shell) -> Vec<u8> {
+    let all = Cli::command();
+    // Without the commands that only other commands call.
+    let shown = all.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
+    let mut command = Command::new("agentbus").args(all.get_arguments().cloned()).subcommands(shown);
     let mut script = Vec::new();
-    generate(Dialect::from(shell), &mut Cli::command(), "agentbus", &mut script);
+    generate(Dialect::from(shell), &mut command, "agentbus", &mut script);
     script
 }
 
@@ -62,6 +66,7 @@ mod tests {
             for word in ["publish", "completions", "ask", "timeout"] {
                 assert!(script.contains(word), "{word} for {shell:?}");
             }
+            assert!(!script.contains("run-exec"), "hidden commands stay hidden from {shell:?}");
         }
     }
 }
