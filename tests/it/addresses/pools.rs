@@ -9,6 +9,8 @@ use agentbus_tests::http::HttpAgent;
 use agentbus_tests::{Broker, Member, SidecarProcess};
 use serde_json::json;
 
+use super::Stage;
+
 async fn pool(broker: &Broker) -> GroupGrant {
     broker.group_with(GroupGrant { kind: GroupKind::Pool, ..group("pool--crew", &["@crew"]) }).await
 }
@@ -76,4 +78,30 @@ async fn what_a_dead_member_held_is_with_another_within_five_seconds() {
     }
     broker.settled("pool--crew").await;
     assert!(two.drain().await.success());
+}
+
+#[tokio::test]
+async fn a_declared_pool_can_keep_the_order_of_keys() {
+    let agents = [("one", ", pools: [crew]"), ("two", ", pools: [crew]")];
+    let stage = Stage::new("pools: {crew: {order: key}}\n", &agents).await;
+    let (me, one, two) = (stage.up.me(), stage.voice("one").await, stage.voice("two").await);
+    for (id, key) in [("a1", "a"), ("a2", "a"), ("b1", "b"), ("a3", "a")] {
+        me.publish(json!({"id": id, "to": "@crew", "ordering_key": key})).await;
+    }
+    let mut done: Vec<String> = Vec::new();
+    while done.len() < 4 {
+        let (first, second) = (one.receive(4, "300ms").await, two.receive(4, "300ms").await);
+        let held = first.iter().chain(&second);
+        let ids: Vec<String> = held.map(|one| one["event"]["id"].as_str().expect("an id").to_owned()).collect();
+        assert!(ids.iter().filter(|id| id.starts_with('a')).count() <= 1, "one of a key at a time: {ids:?}");
+        for (agent, deliveries) in [(&one, &first), (&two, &second)] {
+            for delivery in deliveries {
+                agent.ack(delivery).await;
+            }
+        }
+        done.extend(ids);
+    }
+    let of_a: Vec<&String> = done.iter().filter(|id| id.starts_with('a')).collect();
+    assert_eq!(of_a, ["a1", "a2", "a3"]);
+    stage.end().await;
 }
