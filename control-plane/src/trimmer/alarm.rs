@@ -82,8 +82,9 @@ fn human(bytes: u64) -> String {
 
 /// Why the stream is full, for those who publish; none when no group is to blame.
 fn because(alarms: &[Lagging]) -> Option<String> {
-    let fills = alarms.iter().find(|alarm| alarm.why == word(Why::Fills))?;
-    Some(format!("group `{}` {}", fills.group, fills.message))
+    let of = |why: Why| alarms.iter().find(move |alarm| alarm.why == word(why));
+    let alarm = of(Why::Fills).or_else(|| of(Why::Missing))?;
+    Some(format!("group `{}` {}", alarm.group, alarm.message))
 }
 
 /// Answers sidecars whose agents hear `STREAM_FULL`: which group it is because of.
@@ -117,6 +118,7 @@ mod tests {
         );
         assert!(told(Why::Fills, OnLag::Park).unwrap().contains("become dead letters"));
         assert_eq!(told(Why::Holds, OnLag::Block), None);
+        assert!(told(Why::Missing, OnLag::Park).unwrap().contains("has no consumer"));
         let full = Lagging::new(&alarm(Why::Fills), OnLag::Park, 4 << 20, true);
         assert!(full.message.contains("no room for it"), "{}", full.message);
     }

@@ -161,3 +161,26 @@ async fn a_dead_group_in_strict_order_is_parked_in_order_and_goes_on_where_that_
         "first the letters, then the rest, each once and in order"
     );
 }
+
+#[tokio::test]
+async fn a_control_plane_that_ends_while_it_parks_loses_nothing_and_doubles_nothing() {
+    let mut world = World::start("", small()).await;
+    let ((_w, writer), (_l, live)) = (world.agent("writer").await, world.agent("live").await);
+    let reading = tokio::spawn(async move { take(&live, 900).await.len() });
+    publish(&writer, 0..440, "note.made").await;
+    until("the first letters", || async {
+        let letters = world.letters("dead").await.len();
+        if letters > 0 { Ok(()) } else { Err(letters) }
+    })
+    .await;
+    // In the middle of it, as far as that can be had: what it has pulled and not acked comes again to the next one.
+    world.restart_control().await;
+    publish(&writer, 440..900, "note.made").await;
+    assert_eq!(reading.await.expect("read"), 900);
+    let (_d, dead) = world.agent("dead").await;
+    let rest = take(&dead, 900).await;
+    world.broker.settled("dead").await;
+    let letters = world.letters("dead").await;
+    let all: BTreeSet<String> = letters.keys().cloned().chain(rest.iter().cloned()).collect();
+    assert_eq!((all.len(), letters.len() + rest.len()), (900, 900));
+}

@@ -34,7 +34,9 @@ agents:
 
 pub struct World {
     pub broker: Broker,
-    pub _control: ControlPlane,
+    control: Option<ControlPlane>,
+    project: String,
+    sizes: Sizes,
     pub api: Api,
 }
 
@@ -48,25 +50,15 @@ impl World {
     pub async fn start(keys: &str, sizes: Sizes) -> Self {
         let broker = Broker::start_with(sizes).await;
         let project = format!("version: 1\n{keys}{AGENTS}");
-        let seeds = broker.authority.to_json().expect("keys");
-        let control = ControlPlane::start(Options {
-            project: Project::parse(&project, "agentbus.yaml").unwrap_or_else(|error| panic!("{error}")),
-            project_dir: broker.dir.path().to_owned(),
-            state_dir: broker.dir.path().to_owned(),
-            servers: vec![broker.url()],
-            authority: Arc::new(Authority::from_json(&seeds).expect("keys")),
-            sizes,
-            event_bytes_max: EVENT_BYTES_MAX,
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            api_token: TOKEN.to_owned(),
-            executable: agentbus_tests::binary::agentbus().clone(),
-            otlp: None,
-            person: false,
-            spawn: false,
-        });
-        let control = control.await.expect("the control plane starts");
-        let api = Api::new("the control plane", control.api_url(), TOKEN);
-        Self { broker, _control: control, api }
+        let (control, api) = control(&broker, &project, sizes).await;
+        Self { broker, control: Some(control), api, project, sizes }
+    }
+
+    /// Ends the control plane where it stands, and starts another one.
+    pub async fn restart_control(&mut self) {
+        drop(self.control.take());
+        let (control, api) = control(&self.broker, &self.project, self.sizes).await;
+        (self.control, self.api) = (Some(control), api);
     }
 
     /// The sidecar of a declared agent, and the agent beside it.
@@ -131,6 +123,28 @@ impl World {
         let info = self.broker.bus.stream(&self.broker.names.events()).await.expect("read").expect("there");
         info.bytes * 100 / info.config.max_bytes.cast_unsigned()
     }
+}
+
+async fn control(broker: &Broker, project: &str, sizes: Sizes) -> (ControlPlane, Api) {
+    let seeds = broker.authority.to_json().expect("keys");
+    let control = ControlPlane::start(Options {
+        project: Project::parse(project, "agentbus.yaml").unwrap_or_else(|error| panic!("{error}")),
+        project_dir: broker.dir.path().to_owned(),
+        state_dir: broker.dir.path().to_owned(),
+        servers: vec![broker.url()],
+        authority: Arc::new(Authority::from_json(&seeds).expect("keys")),
+        sizes,
+        event_bytes_max: EVENT_BYTES_MAX,
+        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        api_token: TOKEN.to_owned(),
+        executable: agentbus_tests::binary::agentbus().clone(),
+        otlp: None,
+        person: false,
+        spawn: false,
+    });
+    let control = control.await.expect("the control plane starts");
+    let api = Api::new("the control plane", control.api_url(), TOKEN);
+    (control, api)
 }
 
 pub const FILLER_BYTES: usize = 4000;
