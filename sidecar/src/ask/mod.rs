@@ -1,6 +1,6 @@
 //! Asks: events that want replies, and who waits for them.
 //!
-//! The way of an ask: checked → somebody serves the address? (the control plane knows; without it we go on) → stored
+//! The way of an ask: checked → somebody serves the address? (`served`; without a control plane we go on) → stored
 //! like any event, with `reply_by` → replies. A reply is stored too, but no consumer holds it: this sidecar hears it through
 //! a core subscription of its own, so it never queues behind what its agent has not read yet. What is stored while the
 //! connection is away is looked for afterwards (`missed`). Who hears what is decided in `table`; the asker's end is
@@ -8,13 +8,12 @@
 
 mod missed;
 mod pending;
+mod served;
 mod table;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use agentbus_nats::asks::{RESOLVE, Resolve, Resolved};
 use agentbus_nats::bus::{Note, Shared, Subscription};
 use agentbus_nats::{headers, subject};
 use agentbus_proto::{Address, Code, EventHead, Fault, Stamp, stamp};
@@ -25,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use pending::Pending;
+use served::Served;
 pub use table::Reply;
 use table::{Answerers, Table, Taken};
 
@@ -37,13 +37,6 @@ pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 /// Replies of one ask that its asker has not read yet.
 const UNREAD_MAX: usize = 1024;
-/// The control plane may take so long to say who serves an address; the ask goes on without its word.
-const RESOLVE_WAIT: Duration = Duration::from_millis(500);
-/// An address that was served a moment ago is not asked about again.
-const SERVED_FOR: Duration = Duration::from_secs(1);
-/// Addresses remembered as served.
-const SERVED_MAX: usize = 256;
-
 /// The asks of one sidecar. Cheap to clone.
 #[derive(Clone)]
 pub struct Asks {
@@ -56,7 +49,7 @@ struct Inner {
     control: Control,
     tracer: Tracer,
     table: Mutex<Table<mpsc::Sender<Reply>>>,
-    served: Mutex<HashMap<String, Instant>>,
+    served: Served,
     /// There is reason to look for missed replies.
     look: Notify,
     stop: CancellationToken,
@@ -80,7 +73,7 @@ impl Asks {
             control,
             tracer,
             table: Mutex::new(Table::new()),
-            served: Mutex::default(),
+            served: Served::default(),
             look: Notify::new(),
             stop: stop.clone(),
         };
@@ -127,7 +120,7 @@ impl Asks {
         parent: &Parent,
     ) -> Result<Waiting, Fault> {
         let checked = self.inner.outbound.check(event, ttl, parent, None)?;
-        self.served(to).await?;
+        self.inner.served.check(&self.inner.control, to).await?;
         let answerers = Answerers::of(to, &self.inner.control.grant().directory);
         let (tx, rx) = mpsc::channel(UNREAD_MAX);
         // Before it is sent: the reply may be here before the broker's word.
@@ -141,37 +134,6 @@ impl Asks {
             self.inner.look.notify_one();
         }
         Ok(waiting)
-    }
-
-    /// Refuses with `NO_RESPONDER` when the control plane says so. Without its word the ask goes on.
-    async fn served(&self, to: &Address) -> Result<(), Fault> {
-        let to = to.to_string();
-        let known = self.served_lately().get(&to).is_some_and(|at| at.elapsed() < SERVED_FOR);
-        if known {
-            return Ok(());
-        }
-        let request = Resolve { to: to.clone() };
-        let asked = self.inner.control.call::<Resolved>(RESOLVE, &request);
-        match tokio::time::timeout(RESOLVE_WAIT, asked).await {
-            Ok(Ok(Resolved { served: false, why })) => Err(Fault::new(Code::NoResponder, why)),
-            Ok(Ok(_)) => {
-                let mut served = self.served_lately();
-                if served.len() >= SERVED_MAX {
-                    served.clear();
-                }
-                served.insert(to, Instant::now());
-                Ok(())
-            }
-            Ok(Err(fault)) => {
-                tracing::debug!(%fault, %to, "who serves it is not known; asking all the same");
-                Ok(())
-            }
-            Err(_) => Ok(()),
-        }
-    }
-
-    fn served_lately(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
-        self.inner.served.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn listen(self, mut replies: Subscription) {
