@@ -111,6 +111,6 @@ async fn ids_that_are_none_are_404() {
     }
     let answer = edge.agent.settle(&delivery, "forget", json!({})).await;
     assert_eq!(code(&answer), (404, "UNKNOWN_DELIVERY"));
-    assert!(answer.body["detail"].as_str().unwrap().contains("use ack, nack, reject or extend"));
+    assert!(answer.body["detail"].as_str().unwrap().contains("use ack, nack, reject, extend or reply"));
     edge.agent.ack(&delivery).await;
 }

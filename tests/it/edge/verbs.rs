@@ -115,7 +115,8 @@ async fn unknown_paths_and_methods_are_problems_too() {
     for (method, path, status) in [
         ("GET", "/", 404),
         ("POST", "/v1/nothing", 404),
-        ("POST", "/v1/ask", 404),
+        ("POST", "/v1/deliveries", 404),
+        ("GET", "/v1/ask", 405),
         ("GET", "/v1/publish", 405),
         ("DELETE", "/v1/deliveries/x/ack", 405),
     ] {
