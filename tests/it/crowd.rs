@@ -1,7 +1,10 @@
 //! Twenty agents with split lanes on one machine: what they cost, as `doctor` tells it; and the budget that holds.
 
 use agentbus_nats::budget::CONSUMERS_MAX;
+use agentbus_nats::bus::{Bus as _, JetStream};
+use agentbus_nats::connect::{Identity, Options};
 use agentbus_tests::{Installation, http::HttpAgent};
+use async_nats::jetstream::consumer::pull;
 use serde_json::{Value, json};
 
 /// Agents that only stand there; each reads its own topic in three lanes, and all of them the same one as a pool.
@@ -85,4 +88,37 @@ async fn a_project_beyond_the_budget_is_refused_and_says_what_to_do() {
     assert!(said.stderr.contains("CAPACITY_EXCEEDED"), "{}", said.stderr);
     assert!(said.stderr.contains("the budget is 1000"), "{}", said.stderr);
     here.nothing_runs().await;
+}
+
+#[tokio::test]
+async fn a_group_beyond_the_budget_is_not_joined() {
+    let here = Installation::new().await;
+    here.write("agentbus.yaml", project(1));
+    let up = here.up(&[]).await;
+    up.all_running().await;
+    let me = up.me();
+    let join = async |group: &str| me.post("/v1/subscriptions", &json!({"patterns": ["x.>"], "group": group})).await;
+    assert_eq!(join("first").await.status, 200);
+
+    // Somebody else's consumers count as well: it is the broker that has to bear them.
+    let keys = agentbus_control_plane::authority::load_or_create(&here.state(), "default").expect("keys");
+    let credentials = keys.control_plane(agentbus_tests::broker::now()).expect("credentials");
+    let options = Options {
+        servers: vec![up.instance.broker.url.clone()],
+        name: "crowd".to_owned(),
+        inbox: "_INBOX.crowd".to_owned(),
+        identity: Identity::from_credentials(&credentials).expect("credentials"),
+    };
+    let bus = JetStream::connect(options).await.expect("connected");
+    // nats-server itself takes no more than a thousand on one stream; ours are on two.
+    for number in 0..CONSUMERS_MAX - 15 {
+        let name = format!("other-{number}");
+        let config = pull::Config { durable_name: Some(name.clone()), name: Some(name), ..Default::default() };
+        bus.put_consumer("AB_default_EVENTS", config).await.expect("made");
+    }
+    let refused = join("second").await;
+    assert_eq!((refused.status, &refused.body["code"]), (429, &json!("CAPACITY_EXCEEDED")), "{}", refused.body);
+    // Whoever is in already may come back.
+    assert_eq!(join("first").await.status, 200);
+    up.stop().await;
 }
