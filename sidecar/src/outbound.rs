@@ -325,13 +325,7 @@ impl Outbound {
         stored
     }
 
-    fn try_check(
-        &self,
-        event: Bytes,
-        wish: Wish,
-        parent: &Parent,
-        cause: Option<&Cause>,
-    ) -> Result<Checked, Fault> {
+    fn try_check(&self, event: Bytes, wish: Wish, parent: &Parent, cause: Option<&Cause>) -> Result<Checked, Fault> {
         let since = Instant::now();
         if event.is_empty() {
             return Err(Fault::new(Code::InvalidEvent, "the request holds no event"));

@@ -77,10 +77,7 @@ pub(super) async fn publish(outbound: &Outbound, parent: &Parent, request: Publi
 }
 
 /// The answer to one publish.
-pub(super) fn respond(
-    reference: u64,
-    outcome: Result<(String, Kept), Fault>,
-) -> PublishResponse {
+pub(super) fn respond(reference: u64, outcome: Result<(String, Kept), Fault>) -> PublishResponse {
     match outcome {
         Ok((id, Kept::Spool)) => {
             PublishResponse { id, r#ref: reference, stored: Stored::Spool.into(), ..Default::default() }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use agentbus_nats::bus::Bus;
 use agentbus_nats::connect::State;
 use agentbus_nats::publisher::Publisher;
-use agentbus_proto::Fault;
+use agentbus_proto::{Code, Fault};
 use agentbus_runtime::backoff::Backoff;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -70,9 +70,9 @@ pub async fn run(spool: Spool, bus: Arc<dyn Bus>, stop: CancellationToken) {
 
 /// Sends the first records. The error says why the first of those that are left must wait.
 async fn round(spool: &Spool, publisher: &Publisher) -> Result<(), Fault> {
-    let records = read(spool).await;
+    let records = read(spool).await?;
     if records.is_empty() {
-        // What is counted is still on its way to the disk, or the disk cannot be read.
+        // What is counted is still on its way to the disk.
         tokio::time::sleep(Duration::from_millis(20)).await;
         return Ok(());
     }
@@ -99,12 +99,13 @@ async fn round(spool: &Spool, publisher: &Publisher) -> Result<(), Fault> {
     stuck.map_or(Ok(()), Err)
 }
 
-async fn read(spool: &Spool) -> Vec<(u64, Record)> {
+async fn read(spool: &Spool) -> Result<Vec<(u64, Record)>, Fault> {
     let (answer, records) = oneshot::channel();
     if !order(spool, Order::Read(answer)).await {
-        return Vec::new();
+        return Ok(Vec::new());
     }
-    records.await.unwrap_or_default()
+    let unreadable = |error| Fault::new(Code::SpoolFull, format!("the spool cannot be read: {error}"));
+    records.await.unwrap_or_else(|_| Ok(Vec::new())).map_err(unreadable)
 }
 
 async fn note(spool: &Spool, stored: Vec<u64>, refused: Vec<(u64, Record, Fault)>) {

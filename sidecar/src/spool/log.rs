@@ -112,7 +112,7 @@ impl Log {
     }
 
     /// Records that wait.
-    pub fn len(&self) -> u64 {
+    pub fn waiting(&self) -> u64 {
         self.undrained.len() as u64
     }
 

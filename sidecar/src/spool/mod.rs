@@ -99,11 +99,11 @@ impl Spool {
         let lock = InstanceLock::acquire(dir).map_err(|error| bad(error.to_string()))?;
         let log = Log::open(dir, options.bytes_max).map_err(|error| bad(format!("`{}`: {error}", dir.display())))?;
         let (orders, inbox) = sync_channel(ORDERS_MAX);
-        let front = Front { waiting: log.len(), ..Front::default() };
+        let front = Front { waiting: log.waiting(), ..Front::default() };
         let shared = Shared { front: Mutex::new(front), changed: Notify::new(), metrics, _lock: lock };
         let spool = Self { shared: Arc::new(shared), orders };
-        if log.len() > 0 {
-            tracing::info!(events = log.len(), "events left in the spool are sent first");
+        if log.waiting() > 0 {
+            tracing::info!(events = log.waiting(), "events left in the spool are sent first");
         }
         let writer = Writer::new(log, *options, spool.shared.clone());
         let thread = std::thread::Builder::new().name("spool".to_owned());
@@ -198,7 +198,7 @@ impl Shared {
     }
 
     fn count(&self, log: &Log) {
-        let counts = Counts { events: log.len(), bytes: log.bytes(), refused: log.refused() };
+        let counts = Counts { events: log.waiting(), bytes: log.bytes(), refused: log.refused() };
         self.metrics.spool_events.set(counts.events.cast_signed());
         self.metrics.spool_bytes.set(counts.bytes.cast_signed());
         self.metrics.spool_refused.set(counts.refused.cast_signed());

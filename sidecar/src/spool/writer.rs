@@ -1,5 +1,6 @@
 //! The thread that owns the spool's files: many events share one fsync, and none blocks the sidecar's own thread.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
@@ -36,7 +37,7 @@ pub enum Order {
     /// Keep these, in this order.
     Keep(Vec<Entry>),
     /// The first records that wait.
-    Read(oneshot::Sender<Vec<(u64, Record)>>),
+    Read(oneshot::Sender<io::Result<Vec<(u64, Record)>>>),
     /// These are stored, those are refused for good.
     Done {
         /// Stored.
@@ -102,11 +103,7 @@ impl Writer {
             Order::Read(answer) => {
                 // What is sent must not be taken back afterwards.
                 self.settle();
-                let records = self.log.read(READ_BYTES_MAX).unwrap_or_else(|error| {
-                    tracing::error!(%error, "the spool cannot be read; it is tried again");
-                    Vec::new()
-                });
-                let _ = answer.send(records);
+                let _ = answer.send(self.log.read(READ_BYTES_MAX));
             }
             Order::Done { stored, refused, answer } => {
                 self.done(stored, refused);
