@@ -5,6 +5,7 @@ mod embed;
 mod flow;
 mod history;
 mod keys;
+mod later;
 mod notes;
 mod stage;
 mod store;
@@ -81,5 +82,10 @@ on_both! {
         a_replay_reaches_the_group_it_is_for,
         a_redriven_dead_letter_is_delivered_again,
         the_system_tells_its_state,
+    ],
+    later: [
+        a_scheduled_event_comes_when_it_is_due_and_only_once,
+        an_ask_gets_its_reply,
+        split_lanes_lose_nothing,
     ],
 }
