@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use agentbus_nats::grant::Grant;
-use agentbus_nats::publisher::{Message, Pending, Publisher, Stored};
+use agentbus_nats::publisher::{Message, Publisher, Stored};
 use agentbus_nats::subject::{self, Lane, part};
 use agentbus_nats::{headers, msg_id};
 use agentbus_proto::event::v1::Priority;
@@ -22,6 +22,10 @@ use crate::metrics::Metrics;
 use crate::scope::Scope;
 use crate::spool::{self, Spool, Ticket};
 use crate::toll::Toll;
+
+mod sent;
+
+pub use sent::{Kept, Sent};
 
 /// How long an ack with outputs waits for the spool to be empty.
 const SPOOL_WAIT: Duration = Duration::from_secs(2);
@@ -96,15 +100,6 @@ struct Inner {
     full: OnceLock<Full>,
 }
 
-/// Where an accepted event is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kept {
-    /// The broker has it.
-    Broker(Stored),
-    /// It waits on disk for the broker.
-    Spool,
-}
-
 /// An event that may be sent.
 pub struct Checked {
     id: String,
@@ -119,21 +114,6 @@ impl Checked {
     pub fn message(&self) -> &Message {
         &self.message
     }
-}
-
-/// An event on its way to the broker, or into the spool.
-pub struct Sent {
-    /// The event's id, given or made.
-    pub id: String,
-    /// None = it was not sent: it is in the spool.
-    pending: Option<Pending>,
-    /// Its place, for an agent with a spool.
-    ticket: Option<Ticket>,
-    to: Address,
-    bytes: usize,
-    span: Span,
-    since: Instant,
-    outbound: Outbound,
 }
 
 impl Outbound {
@@ -429,81 +409,6 @@ impl Outbound {
         span.attr(semconv::AGENTBUS_NAMESPACE, self.inner.namespace.clone());
         span
     }
-}
-
-impl Sent {
-    /// Waits for the PubAck of an event that does not go to the spool.
-    pub async fn stored(mut self) -> Result<(String, Stored), Fault> {
-        match self.outcome().await? {
-            (id, Kept::Broker(stored)) => Ok((id, stored)),
-            (_, Kept::Spool) => Err(Fault::new(Code::BrokerDown, "the broker is away; the event waits in the spool")),
-        }
-    }
-
-    /// Waits until the event is stored, or lasts in the spool. Cancel-safe: may be called again until it has given the
-    /// outcome, once.
-    pub async fn outcome(&mut self) -> Result<(String, Kept), Fault> {
-        let outcome = match (&mut self.pending, &mut self.ticket) {
-            (Some(pending), None) => pending.outcome().await.map(Kept::Broker),
-            _ => self.kept().await,
-        };
-        match outcome {
-            Ok(Kept::Broker(stored)) => {
-                self.outbound.inner.toll.stored(&self.to);
-                let stored = self.outbound.noted(&mut self.span, self.since, stored);
-                Ok((std::mem::take(&mut self.id), Kept::Broker(stored)))
-            }
-            Ok(Kept::Spool) => {
-                self.outbound.inner.metrics.publish("spooled");
-                self.span.attr("agentbus.stored", "spool");
-                Ok((std::mem::take(&mut self.id), Kept::Spool))
-            }
-            Err(fault) => {
-                let fault = self.outbound.explained(fault);
-                let inner = &self.outbound.inner;
-                inner.toll.failed(&self.to, self.bytes, &fault);
-                inner.metrics.publish_seconds.observe(self.since.elapsed().as_secs_f64());
-                Err(self.outbound.refused(&mut self.span, fault))
-            }
-        }
-    }
-
-    /// The outcome for an agent with a spool: whichever has the event in the end.
-    async fn kept(&mut self) -> Result<Kept, Fault> {
-        let Some(ticket) = &mut self.ticket else {
-            return Err(Fault::new(Code::OutcomeUnknown, "the event is on no way; publish it again with the same id"));
-        };
-        if let Some(pending) = &mut self.pending {
-            let answered = tokio::select! {
-                biased;
-                kept = ticket.kept() => return kept.map(|()| Kept::Spool).map_err(unanswered),
-                answered = pending.outcome() => answered,
-            };
-            self.pending = None;
-            match answered {
-                // It may have moved in this very moment; then the spool's word counts, and the broker drops the copy.
-                Ok(stored) if ticket.answered() => return Ok(Kept::Broker(stored)),
-                Ok(_) => {}
-                Err(fault) if spool::is_away(&fault) => {
-                    if let Some(spool) = &self.outbound.inner.spool {
-                        spool.broker_away();
-                    }
-                }
-                Err(fault) => {
-                    ticket.answered();
-                    return Err(fault);
-                }
-            }
-            return ticket.kept().await.map(|()| Kept::Spool).map_err(unanswered);
-        }
-        ticket.kept().await.map(|()| Kept::Spool)
-    }
-}
-
-/// The spool has no room for an event that was sent before: the broker may have it.
-fn unanswered(fault: Fault) -> Fault {
-    let why = format!("no answer from the broker, so the event may be stored; {}", fault.message);
-    Fault::new(Code::OutcomeUnknown, why)
 }
 
 /// The head skips the payload without a look at its wire type; a receiver that decodes the whole event would fail on it.
