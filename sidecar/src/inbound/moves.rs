@@ -107,7 +107,7 @@ impl Hub {
             }
             _ => {
                 self.receipt(held, "failed", "the agent went away while it held the delivery");
-                self.answer(&held.incoming.receipt.subject, Answer::Nak(None)).await;
+                self.put_back(held, None).await;
             }
         }
     }
@@ -124,7 +124,7 @@ impl Hub {
         }
         if held.group.keeps_order() && !held.fresh.at_most_once {
             let receipt = &held.incoming.receipt;
-            self.answer(&receipt.subject, Answer::Nak(None)).await;
+            self.put_back(held, None).await;
             // It would come back here, where nobody takes it, until the pin times out.
             self.bus().unpin(&receipt.stream, &receipt.consumer).await;
             return;
@@ -215,8 +215,15 @@ impl Hub {
     }
 
     async fn stay(&self, held: &Held, delay: Duration) -> Moved {
-        self.answer(&held.incoming.receipt.subject, Answer::Nak(Some(delay))).await;
+        self.put_back(held, Some(delay)).await;
         Moved::InPlace
+    }
+
+    /// Asks the broker to deliver it again, unless it may be somebody else's by now.
+    async fn put_back(&self, held: &Held, delay: Option<Duration>) {
+        if !held.is_lapsed(Instant::now()) {
+            self.answer(&held.incoming.receipt.subject, Answer::Nak(delay)).await;
+        }
     }
 
     fn retried(&self, group: &str) {

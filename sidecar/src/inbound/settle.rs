@@ -121,7 +121,11 @@ impl Hub {
     }
 
     async fn extend(&self, id: &str, by: Duration) -> Result<Settled, Fault> {
-        let extended = self.table().extend(id, by.min(EXTEND_MAX), Instant::now());
+        let extended = {
+            let (mut table, now) = (self.table(), Instant::now());
+            table.take_lapsed(id, now);
+            table.extend(id, by.min(EXTEND_MAX), now)
+        };
         match extended {
             Ok((left, subject)) => {
                 self.answer(&subject, Answer::Progress).await;

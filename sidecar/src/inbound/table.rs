@@ -122,10 +122,13 @@ impl Held {
 
     /// Where order is kept: whether its lease could not be renewed for so long that the broker may be about to give it to
     /// somebody else.
-    fn is_lapsed(&self, now: Instant) -> bool {
+    pub fn is_lapsed(&self, now: Instant) -> bool {
+        if !self.group.keeps_order() {
+            return false;
+        }
         let wait = self.group.ack_wait();
         let margin = (wait / 5).max(Duration::from_secs(1));
-        self.group.keeps_order() && now.saturating_duration_since(self.extended) >= wait.saturating_sub(margin)
+        now.saturating_duration_since(self.extended) >= wait.saturating_sub(margin)
     }
 
     /// After how long it goes back while it waits; `busy`: its agent is at work, not away. None = it stays.
@@ -401,7 +404,7 @@ impl Table {
         group: &str,
         (now, clock): (Instant, SystemTime),
         hand: impl Fn(&str, &mut Held, Duration) -> wire::Delivery,
-    ) -> Vec<Box<Held>> {
+    ) -> Vec<Held> {
         let mut late = Vec::new();
         if self.draining {
             return late;
@@ -417,7 +420,7 @@ impl Table {
             queue.pop_front();
             let Some(held) = self.held.get_mut(&id) else { continue };
             if admit::expired(&held.fresh.head, clock).is_some() {
-                late.extend(self.remove(&id));
+                late.extend(self.remove(&id).map(|held| *held));
                 continue;
             }
             if held.is_lapsed(now) {
@@ -502,7 +505,10 @@ impl Table {
         let State::Out { to, since, .. } = held.state else { return Err(Missing::Unknown) };
         let deadline = (now + by).min(held.taken + HOLD_MAX);
         held.state = State::Out { to, since, deadline };
-        held.extended = now;
+        if !held.group.keeps_order() {
+            // There only the broker's word counts.
+            held.extended = now;
+        }
         Ok((deadline.saturating_duration_since(now), held.incoming.receipt.subject.clone()))
     }
 
@@ -514,9 +520,12 @@ impl Table {
         let mut lapsed = Vec::new();
         for (id, held) in &mut self.held {
             match held.state {
-                State::Out { deadline, .. } if now >= deadline => over.push(id.clone()),
                 State::Settling { .. } => {}
-                _ if held.is_lapsed(now) => lapsed.push(id.clone()),
+                _ if held.is_lapsed(now) => {
+                    lapsed.push(id.clone());
+                    continue;
+                }
+                State::Out { deadline, .. } if now >= deadline => over.push(id.clone()),
                 State::Waiting if now.duration_since(held.taken) >= POOL_LINGER => idle.push(id.clone()),
                 _ => {}
             }

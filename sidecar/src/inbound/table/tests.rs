@@ -66,7 +66,7 @@ fn what_expired_in_the_queue_is_not_handed_out() {
     let late = f.table.dispatch("readers", (f.start, expires), frame);
     assert_eq!(late.iter().map(|held| held.key.seq).collect::<Vec<_>>(), [1]);
     assert_eq!(received(&mut rx), [second], "it took no credit");
-    assert!(f.table.held.get(&*first).is_none());
+    assert!(!f.table.held.contains_key(&*first));
 }
 
 #[test]
@@ -279,6 +279,7 @@ fn where_order_is_kept_a_lease_counts_from_the_brokers_word_and_lapses_before_th
     assert!(matches!(f.table.tick(at(3.0), Extend::Due).as_slice(), [Command::Renew(renewed, _)] if *renewed == id));
     f.table.renewed(&id, at(3.0));
     assert_eq!(f.table.tick(at(6.0), Extend::Due).len(), 1, "asked for, no answer");
+    assert!(f.table.extend(&id, Duration::from_secs(60), at(7.0)).is_ok(), "the agent's wish is not the broker's word");
     f.table.take_lapsed(&id, at(9.0));
     assert!(f.table.settling(&id).is_ok(), "good for 6.4 s from the broker's last word");
     f.table.settled(&id, None);
