@@ -85,12 +85,13 @@ async fn a_chain_is_told_from_the_first_event_to_the_dead_letter() {
 async fn a_receipt_tells_who_acked_and_when() {
     let stage = Stage::new().await;
     let a = stage.voice("a").await;
-    let wish = json!({"to": "work.seen", "data": 1, "delivery": {"receipt": true}});
-    let id = stage.publish(wish).await;
+    let said = stage.here.run(&["publish", "work.seen", "1", "--id", "seen-1", "--receipt"]).await;
+    assert_eq!(said.code, 0, "{said:?}");
+    let id = "seen-1";
     let delivery = a.receive_one("20s").await;
     a.ack(&delivery).await;
     let status = agentbus_tests::wait::until("a receipt", || async {
-        let status = stage.group(&id, "a").await;
+        let status = stage.group(id, "a").await;
         if status["attempts"][0]["ended"].is_string() { Ok(status) } else { Err(status) }
     })
     .await;

@@ -5,7 +5,7 @@
 pub(super) mod input;
 mod later;
 
-use agentbus_proto::event::v1::{Event, Priority};
+use agentbus_proto::event::v1::{DeliveryOptions, Event, Priority};
 use agentbus_proto::json::PublishAnswerJson;
 use agentbus_proto::sidecar::v1::{PublishRequest, PublishResponse};
 use agentbus_proto::{Address, Code, Fault, duration};
@@ -65,6 +65,9 @@ pub struct Args {
     /// Events with the same key keep their order
     #[arg(long, value_name = "KEY")]
     pub key: Option<String>,
+    /// Have it written down who acks it, and when; `events show` tells
+    #[arg(long)]
+    pub receipt: bool,
     /// Store it even if nobody has declared the agent or pool; it is delivered once somebody does
     #[arg(long)]
     pub park: bool,
@@ -210,6 +213,7 @@ fn template(args: &Args) -> anyhow::Result<Event> {
         priority: priority.into(),
         ordering_key: args.key.clone().unwrap_or_default(),
         attributes: args.attributes.iter().cloned().collect(),
+        delivery: args.receipt.then(|| DeliveryOptions { receipt: true, ..DeliveryOptions::default() }),
         ..Event::default()
     })
 }
