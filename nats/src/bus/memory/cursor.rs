@@ -17,6 +17,8 @@ pub(super) struct Cursor {
     pub config: Config,
     pub created: SystemTime,
     filters: Vec<String>,
+    /// Where it began.
+    start: u64,
     /// The first sequence not looked at yet.
     next: u64,
     /// The newest sequence handed out.
@@ -57,13 +59,17 @@ impl Cursor {
         };
         let floor = next - 1;
         let (delivered, deliveries, out, due) = (0, 0, BTreeMap::new(), BTreeSet::new());
-        Ok(Self { config, created, filters, next, delivered, deliveries, floor, out, due })
+        Ok(Self { config, created, filters, start: next, next, delivered, deliveries, floor, out, due })
     }
 
     /// Takes another configuration; its place stays.
     pub fn update(&mut self, config: Config) -> Result<(), Fault> {
-        self.filters = filters(&config)?;
-        self.config = config;
+        let filters = filters(&config)?;
+        if filters != self.filters {
+            // What the old ones left out may be meant by the new ones.
+            self.next = self.start.max(self.delivered + 1);
+        }
+        (self.filters, self.config) = (filters, config);
         Ok(())
     }
 
@@ -90,12 +96,7 @@ impl Cursor {
         if self.config.ack_policy == AckPolicy::Explicit && max > 0 && self.out.len() >= max {
             return None;
         }
-        let mut ahead = log.records.range((Bound::Included(self.next), Bound::Unbounded));
-        let found = ahead.find(|(_, kept)| filter::any(&self.filters, &kept.subject));
-        let Some((seq, kept)) = found.map(|(seq, kept)| (*seq, Arc::clone(kept))) else {
-            self.next = self.next.max(log.last_seq + 1);
-            return None;
-        };
+        let (seq, kept) = self.skip(log)?;
         (self.next, self.delivered) = (seq + 1, seq);
         self.deliveries += 1;
         if self.config.ack_policy == AckPolicy::Explicit {
@@ -106,6 +107,15 @@ impl Cursor {
             self.floor = seq;
         }
         Some(Handed { seq, count: 1, kept })
+    }
+
+    /// Goes on to the next record that matches, and tells it.
+    pub fn skip(&mut self, log: &Log) -> Option<(u64, Arc<Kept>)> {
+        let mut ahead = log.records.range((Bound::Included(self.next), Bound::Unbounded));
+        let found = ahead.find(|(_, kept)| filter::any(&self.filters, &kept.subject));
+        let found = found.map(|(seq, kept)| (*seq, Arc::clone(kept)));
+        self.next = found.as_ref().map_or(self.next.max(log.last_seq + 1), |(seq, _)| *seq);
+        found
     }
 
     /// Settles a delivery, whoever had it; false when it is not out.
@@ -286,6 +296,14 @@ mod tests {
         assert_eq!(begin(DeliverPolicy::ByStartSequence { start_sequence: 3 }), [(3, 1)]);
         let start_time = (SystemTime::UNIX_EPOCH + Duration::from_millis(1)).into();
         assert_eq!(begin(DeliverPolicy::ByStartTime { start_time }), [(2, 1), (3, 1)]);
+    }
+
+    #[test]
+    fn other_filters_find_what_the_old_ones_left_out() {
+        let mut scene = Scene::new(&["a.x", "a.y"], |config| config.filter_subject = "a.z".into());
+        assert_eq!((scene.all(0), scene.cursor.pending(&scene.log)), (vec![], 0));
+        scene.cursor.update(config(|config| config.filter_subject = "a.y".into())).unwrap();
+        assert_eq!((scene.cursor.pending(&scene.log), scene.all(0)), (1, vec![(2, 1)]));
     }
 
     #[test]

@@ -327,11 +327,15 @@ impl World {
         Ok(())
     }
 
-    pub fn consumer(&self, stream: &str, name: &str) -> Option<ConsumerInfo> {
-        let log = self.streams.get(stream)?;
-        let cursor = log.cursors.get(name)?;
+    pub fn consumer(&mut self, stream: &str, name: &str) -> Option<ConsumerInfo> {
         let waiting = self.takers.waiting(&(stream.to_owned(), name.to_owned()));
-        Some(read::consumer_info(stream, name, log, cursor, waiting))
+        let log = self.streams.get_mut(stream)?;
+        let mut cursor = log.cursors.remove(name)?;
+        // What it will never hand out is looked at once, not with every question.
+        cursor.skip(log);
+        let info = read::consumer_info(stream, name, log, &cursor, waiting);
+        log.cursors.insert(name.to_owned(), cursor);
+        Some(info)
     }
 
     pub fn log(&mut self, stream: &str) -> Result<&mut Log, Fault> {
