@@ -397,7 +397,7 @@ impl Hub {
     }
 
     /// What expired while it waited for its agent is what it would have been on its way in.
-    async fn expire(self, late: Vec<Box<Held>>, now: SystemTime) {
+    async fn expire(self, late: Vec<Held>, now: SystemTime) {
         for held in late {
             let (group, incoming) = (&held.key.group, &held.incoming);
             match admit::expired(&held.fresh.head, now) {

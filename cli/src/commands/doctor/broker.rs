@@ -60,7 +60,11 @@ pub(super) async fn check(global: &Global, report: &mut Report) -> anyhow::Resul
 
 fn connected(status: &SystemStatus) -> Finding {
     let broker = &status.broker;
-    let found = format!("{} (nats-server {})", broker.url, broker.version);
+    let found = if broker.url == agentbus_nats::bus::memory::URL {
+        "none: the bus is in the memory of `agentbus up`".to_owned()
+    } else {
+        format!("{} (nats-server {})", broker.url, broker.version)
+    };
     match &broker.problem {
         None => Finding::ok("broker", found),
         Some(problem) => Finding::fail(
