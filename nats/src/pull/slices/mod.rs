@@ -16,6 +16,7 @@ pub(crate) use jetstream::{JetStream, unpin};
 
 /// What comes of asking.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are messages, and none is kept")]
 pub enum Taken {
     /// A message, by the number of its slice.
     Message(usize, Incoming),
