@@ -63,6 +63,10 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 
+/// Nothing unread is parked, or the group here would find a part of it among the dead letters: what the stream cannot take
+/// must be refused.
+const BLOCK: &str = "version: 1\nretention: {on_lag: block}\n";
+
 /// Publishes 100 KiB with a number until refused; gives back how many were accepted, and the refusal.
 async fn publish_until_refused(agent: &agentbus_tests::http::HttpAgent, from: u64, most: u64) -> (u64, Option<Value>) {
     let filler = "x".repeat(100 << 10);
@@ -97,6 +101,7 @@ async fn take_all(agent: &agentbus_tests::http::HttpAgent, wanted: usize) -> Vec
 async fn streams_are_full_before_the_disk_is_and_nothing_accepted_is_lost() {
     let here = Installation::new().await;
     let Some(disk) = SmallDisk::mount(&here, 48) else { return };
+    here.write("agentbus.yaml", BLOCK);
     let state = disk.place.join("state");
     let up = here.up_in(&state, &[]).await;
     let me = up.me();
@@ -120,6 +125,7 @@ async fn streams_are_full_before_the_disk_is_and_nothing_accepted_is_lost() {
 async fn a_disk_that_others_fill_refuses_and_goes_on_when_there_is_room_again() {
     let here = Installation::new().await;
     let Some(disk) = SmallDisk::mount(&here, 64) else { return };
+    here.write("agentbus.yaml", BLOCK);
     let state = disk.place.join("state");
     let up = here.up_in(&state, &[]).await;
     let me = up.me();
