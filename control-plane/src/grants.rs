@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use agentbus_nats::grant::{AgentLimits, Grant, GroupGrant};
-use agentbus_nats::identity::{Authority, UserSpec};
+use agentbus_nats::identity::{Authority, Recipient};
 use agentbus_proto::{Code, Fault, name};
 
 use crate::groups::{self, Groups};
@@ -74,30 +74,14 @@ impl Grants {
             }
             (known.of(agent), known.publish(agent).to_vec(), known.directory().clone())
         };
-        let names: Vec<String> = groups.iter().map(|group| group.name.clone()).collect();
-        let consumers: Vec<String> = groups.iter().flat_map(GroupGrant::consumers).collect();
-        let spec = UserSpec { agent, public_key, groups: &names, consumers: &consumers, publish: &publish };
-        let signed = self.authority.sidecar(&spec, now());
-        let cannot = |error| Fault::new(Code::BadConfig, format!("cannot sign a token for `{agent}`: {error}"));
-        let (jwt, expires) = signed.map_err(cannot)?;
-        let (secret, group_secrets) = self.authority.secrets(agent, &names).map_err(cannot)?;
-        let bounds = self.bounds(agent);
-        Ok(Grant {
-            agent: agent.to_owned(),
-            instance: instance.to_owned(),
-            namespace: self.common.namespace.clone(),
-            servers: self.common.servers.clone(),
-            jwt,
-            expires,
-            groups,
-            publish,
-            event_bytes_max: self.common.event_bytes_max,
-            secret,
-            group_secrets,
-            directory,
-            limits: bounds.limits,
-            breaker: bounds.breaker,
-        })
+        let to = Recipient { agent, instance, public_key };
+        let signed = self
+            .authority
+            .grant(to, groups, publish, now())
+            .map_err(|error| Fault::new(Code::BadConfig, format!("cannot sign a token for `{agent}`: {error}")))?;
+        let Bounds { limits, breaker, .. } = self.bounds(agent);
+        let Common { namespace, servers, event_bytes_max } = self.common.clone();
+        Ok(Grant { namespace, servers, event_bytes_max, directory, limits, breaker, ..signed })
     }
 }
 

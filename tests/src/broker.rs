@@ -9,7 +9,7 @@ use agentbus_nats::bus::{Bus, JetStream};
 use agentbus_nats::connect::{self, Identity, Link};
 use agentbus_nats::consumers::GroupState;
 use agentbus_nats::grant::{Grant, GroupGrant, Policy};
-use agentbus_nats::identity::{Authority, UserSpec};
+use agentbus_nats::identity::{Authority, Recipient};
 use agentbus_nats::names::Names;
 use agentbus_nats::server::{self, ConfigOptions, OperatorMode, Server};
 use agentbus_nats::topology::Sizes;
@@ -90,26 +90,10 @@ impl Broker {
         groups: &[GroupGrant],
         publish: &[&str],
     ) -> Grant {
-        let names: Vec<String> = groups.iter().map(|group| group.name.clone()).collect();
-        let publish: Vec<String> = publish.iter().map(|pattern| (*pattern).to_owned()).collect();
-        let consumers: Vec<String> = groups.iter().flat_map(GroupGrant::consumers).collect();
-        let spec = UserSpec { agent, public_key, groups: &names, consumers: &consumers, publish: &publish };
-        let (jwt, expires) = self.authority.sidecar(&spec, now()).expect("token is minted");
-        let (secret, group_secrets) = self.authority.secrets(agent, &names).expect("secrets are made");
-        Grant {
-            agent: agent.to_owned(),
-            instance: instance.to_owned(),
-            namespace: NAMESPACE.to_owned(),
-            servers: vec![self.url()],
-            jwt,
-            expires,
-            groups: groups.to_vec(),
-            publish,
-            event_bytes_max: EVENT_BYTES_MAX,
-            secret,
-            group_secrets,
-            ..Grant::default()
-        }
+        let to = Recipient { agent, instance, public_key };
+        let publish = publish.iter().map(|pattern| (*pattern).to_owned()).collect();
+        let signed = self.authority.grant(to, groups.to_vec(), publish, now()).expect("grant is signed");
+        Grant { servers: vec![self.url()], event_bytes_max: EVENT_BYTES_MAX, ..signed }
     }
 
     /// Messages in a stream.

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use agentbus_nats::bus::JetStream;
 use agentbus_nats::connect::{self, Identity};
 use agentbus_nats::grant::{FromSidecar, Grant, GroupGrant, Policy, Start, ToSidecar};
-use agentbus_nats::identity::{Authority, UserSpec};
+use agentbus_nats::identity::{Authority, Recipient};
 use agentbus_nats::names::Names;
 use agentbus_nats::server::{self, ConfigOptions, OperatorMode, Server};
 use agentbus_nats::topology::Sizes;
@@ -153,33 +153,19 @@ impl Bus {
             FromSidecar::Failed { code, message } => {
                 return Err(Fault::new(code.parse().unwrap_or(Code::BadConfig), message).into());
             }
-            FromSidecar::Hello { .. } | FromSidecar::Report(_) => anyhow::bail!("the sidecar said something else than that it is ready"),
+            FromSidecar::Hello { .. } | FromSidecar::Report(_) => {
+                anyhow::bail!("the sidecar said something else than that it is ready")
+            }
         };
         let client = client::connect(&url, &token).await?;
         Ok(Sidecar { client, pid: child.id(), child, stdin, _stdout: stdout })
     }
 
     fn grant(&self, agent: &str, public_key: &str, groups: &[GroupGrant], publish: &[&str]) -> anyhow::Result<Grant> {
-        let names: Vec<String> = groups.iter().map(|group| group.name.clone()).collect();
-        let publish: Vec<String> = publish.iter().map(|&pattern| pattern.to_owned()).collect();
-        let consumers: Vec<String> = groups.iter().flat_map(GroupGrant::consumers).collect();
-        let spec = UserSpec { agent, public_key, groups: &names, consumers: &consumers, publish: &publish };
-        let (jwt, expires) = self.authority.sidecar(&spec, unix_now())?;
-        let (secret, group_secrets) = self.authority.secrets(agent, &names)?;
-        Ok(Grant {
-            agent: agent.to_owned(),
-            instance: agent.to_owned(),
-            namespace: NAMESPACE.to_owned(),
-            servers: vec![self.server.url()],
-            jwt,
-            expires,
-            groups: groups.to_vec(),
-            publish,
-            event_bytes_max: EVENT_BYTES_MAX,
-            secret,
-            group_secrets,
-            ..Grant::default()
-        })
+        let to = Recipient { agent, instance: agent, public_key };
+        let publish = publish.iter().map(|&pattern| pattern.to_owned()).collect();
+        let signed = self.authority.grant(to, groups.to_vec(), publish, unix_now())?;
+        Ok(Grant { servers: vec![self.server.url()], event_bytes_max: EVENT_BYTES_MAX, ..signed })
     }
 
     /// Ends the server and removes its folder.

@@ -139,7 +139,7 @@ impl Authority {
     }
 
     /// The secrets that go with a sidecar's token: its agent's, and one for each of its groups.
-    pub fn secrets(
+    pub(super) fn secrets(
         &self,
         agent: &str,
         groups: &[String],

@@ -5,7 +5,9 @@
 //! cannot mint more than the template (facts: verified.md §4).
 
 mod authority;
+mod issue;
 mod jwt;
 mod permissions;
 
 pub use authority::{Authority, AuthorityError, Credentials, UserSpec};
+pub use issue::Recipient;
