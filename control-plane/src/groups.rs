@@ -14,7 +14,8 @@
 
 use std::collections::BTreeMap;
 
-use agentbus_nats::grant::{Directory, GroupGrant, Policy};
+use agentbus_nats::budget;
+use agentbus_nats::grant::{Directory, GroupGrant, GroupKind, Policy};
 use agentbus_nats::names::Names;
 use agentbus_nats::pattern::{self, Pattern};
 use agentbus_proto::{Address, Code, Fault, name};
@@ -27,6 +28,9 @@ pub const PERSON: &str = "me";
 
 /// Most joined groups of one agent: each is a tag in its token and twelve permissions on the broker.
 pub const JOINED_GROUPS_MAX: usize = 64;
+/// Most consumers of one agent's joined groups together. Each is a tag in its token, which must fit into one line to the
+/// broker, and all agents share the namespace's budget.
+pub const JOINED_CONSUMERS_MAX: usize = 256;
 /// Most patterns, types or attributes of a joined group: they become filters on the broker, or checks per event.
 pub const GROUP_PARTS_MAX: usize = 64;
 /// Longest type, attribute name or attribute value, in bytes.
@@ -127,7 +131,7 @@ impl Groups {
             return if alike(known, &wish) {
                 Ok(known.clone())
             } else {
-                Err(taken(known, "is declared in the project file"))
+                Err(taken(known, &wish, "is declared in the project file"))
             };
         }
         if agent != PERSON && wish.name != agent && self.knows(&wish.name) {
@@ -136,7 +140,7 @@ impl Groups {
         }
         let joined = self.members.values().flat_map(|member| &member.joined).find(named);
         if let Some(known) = joined.filter(|known| !alike(known, &wish)) {
-            return Err(taken(known, "was joined before"));
+            return Err(taken(known, &wish, "was joined before"));
         }
         let mine = member.joined.iter().any(|group| group.name == wish.name);
         if !mine && member.joined.len() >= JOINED_GROUPS_MAX && agent != PERSON {
@@ -145,7 +149,18 @@ impl Groups {
             );
             return Err(Fault::new(Code::CapacityExceeded, why));
         }
-        Ok(GroupGrant { declared: false, policy: member.policy.clone(), ..wish })
+        let others = member.joined.iter().filter(|group| group.name != wish.name);
+        let consumers = others.map(budget::of_group).sum::<usize>() + budget::of_group(&wish);
+        if consumers > JOINED_CONSUMERS_MAX {
+            let why = format!(
+                "the groups that agent `{agent}` joined would need {consumers} consumers, at most {JOINED_CONSUMERS_MAX} are \
+                 allowed: declare groups, or join fewer with split lanes or order by key"
+            );
+            return Err(Fault::new(Code::CapacityExceeded, why));
+        }
+        // The bus's own kinds begin with all that was ever sent, and are nobody's to ask for.
+        let kind = GroupKind::Patterns;
+        Ok(GroupGrant { declared: false, kind, policy: member.policy.clone(), ..wish })
     }
 
     /// Takes a decided group in. The person's oldest one is forgotten beyond the bound (its consumers stay).
@@ -250,7 +265,7 @@ fn alike(one: &GroupGrant, other: &GroupGrant) -> bool {
         && (one.ordered, one.by_key, one.split_lanes) == (other.ordered, other.by_key, other.split_lanes)
 }
 
-fn taken(known: &GroupGrant, why: &str) -> Fault {
+fn taken(known: &GroupGrant, wish: &GroupGrant, why: &str) -> Fault {
     let (name, patterns) = (&known.name, known.patterns.join(", "));
     let mut more = String::new();
     if !known.types.is_empty() {
@@ -263,6 +278,8 @@ fn taken(known: &GroupGrant, why: &str) -> Fault {
     more.push_str(if known.ordered { "; ordered" } else { "" });
     more.push_str(if known.by_key { "; in order by key" } else { "" });
     more.push_str(if known.split_lanes { "; with split lanes" } else { "" });
+    let special = |group: &GroupGrant| group.ordered || group.by_key || group.split_lanes;
+    more.push_str(if special(wish) && !special(known) { "; neither in order nor with split lanes" } else { "" });
     let message =
         format!("group `{name}` {why} and reads {patterns}{more}: ask for exactly these, or name another group");
     Fault::new(Code::InvalidAddress, message)
@@ -394,6 +411,9 @@ mod tests {
         let wanted = "group `readers` was joined before and reads a.>, b; of type t.v1; with k=v: ask for exactly these, or \
                       name another group";
         assert_eq!(said(&groups, "readers", "other"), wanted);
+        let by_key = GroupGrant { by_key: true, ..wish("readers", &["a.>", "b"]) };
+        let refused = groups.decide("other", by_key).unwrap_err().message;
+        assert!(refused.contains("; with k=v; neither in order nor with split lanes: ask for"), "{refused}");
         let wanted = "group `report` is declared in the project file and reads file.checked, audit.>; ordered: ask for \
                       exactly these, or name another group";
         assert_eq!(said(&groups, "report", "report"), wanted);
@@ -414,6 +434,28 @@ mod tests {
         groups.joined_now(PERSON, group);
         assert_eq!(groups.joined(PERSON).len(), JOINED_GROUPS_MAX);
         assert_eq!(groups.joined(PERSON)[0].name, "me-1");
+    }
+
+    #[test]
+    fn one_agent_cannot_take_all_consumers() {
+        let mut groups = groups();
+        let by_key = |number: usize| GroupGrant { by_key: true, ..wish(&format!("k{number}"), &["a"]) };
+        for number in 0..JOINED_CONSUMERS_MAX / 18 {
+            let group = groups.decide("other", by_key(number)).unwrap();
+            groups.joined_now("other", group);
+        }
+        assert_eq!(groups.decide("other", by_key(99)).unwrap_err().code, Code::CapacityExceeded);
+        assert!(groups.decide("other", by_key(0)).is_ok(), "what it has, it keeps");
+        assert!(groups.decide("report", by_key(99)).is_ok());
+        assert!(groups.decide("other", wish("small", &["a"])).is_ok());
+    }
+
+    #[test]
+    fn nobody_joins_a_group_of_the_bus_own_kind() {
+        for kind in [GroupKind::Inbox, GroupKind::Pool] {
+            let group = groups().decide("other", GroupGrant { kind, ..wish("readers", &["a"]) }).unwrap();
+            assert_eq!(group.kind, GroupKind::Patterns);
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use agentbus_proto::name;
 use serde::{Deserialize, Serialize};
 
 /// Most events asked about at once: the answer to them fits into the smallest request.
@@ -74,6 +75,12 @@ pub enum What {
     Moved,
 }
 
+/// Whether an instance is one of this agent's: `check` or `check-2` of `check`.
+pub fn is_instance(instance: &str, agent: &str) -> bool {
+    let own = instance.strip_prefix(agent).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+    own && name::lower_name("instance", instance).is_ok()
+}
+
 /// A moment as both sides write it: nanoseconds since the Unix epoch.
 pub fn nanos(at: SystemTime) -> u64 {
     let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -88,6 +95,14 @@ pub fn moment(nanos: u64) -> SystemTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_instance_is_of_one_agent_and_a_plain_name() {
+        assert!(is_instance("check", "check") && is_instance("check-2", "check"));
+        for other in ["checker", "chec", "other", "", "check-\u{1b}[2J", "check-A"] {
+            assert!(!is_instance(other, "check"), "{other:?}");
+        }
+    }
 
     #[test]
     fn a_moment_survives_the_way() {

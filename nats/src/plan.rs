@@ -1,5 +1,7 @@
 //! Compares the topology with a broker and applies the difference. Updates or reports; never deletes, never recreates.
 
+use std::time::Duration;
+
 use agentbus_proto::{Code, Fault};
 use async_nats::jetstream::stream;
 use serde::Serialize;
@@ -74,6 +76,7 @@ pub async fn plan(bus: &dyn Bus, names: &Names, sizes: &Sizes) -> Result<Vec<Ste
             }
         });
     }
+    steps.extend(receipts(bus, names, sizes).await?);
     let bucket = format!("KV_{}", names.registry());
     let found = bus.stream(&bucket).await?.is_some();
     steps.push(if found { Step::Same { name: bucket } } else { Step::Create { name: bucket } });
@@ -87,6 +90,8 @@ pub async fn apply(bus: &dyn Bus, names: &Names, sizes: &Sizes) -> Result<Vec<St
     let mut streams = wanted(bus, names, sizes);
     // Those that take from another one after it: else the broker would look for it again only seconds later.
     streams.sort_by_key(|stream| stream.sources.is_some());
+    // Updated only: `Create` is never planned for it.
+    streams.push(receipts_table(bus, names, sizes));
     for wanted in streams {
         let Some(step) = steps.iter().find(|step| step_name(step) == wanted.name) else { continue };
         match step {
@@ -105,6 +110,24 @@ fn wanted(bus: &dyn Bus, names: &Names, sizes: &Sizes) -> Vec<stream::Config> {
     topology::streams(names, sizes, if told == 0 { topology::BROKER_BYTES_MAX } else { told })
 }
 
+/// The stream of receipts for the bus at hand.
+pub fn receipts_table(bus: &dyn Bus, names: &Names, sizes: &Sizes) -> stream::Config {
+    let mut wanted = topology::receipts(names, sizes);
+    if bus.server().in_process {
+        // Nothing expires there; its size bounds it.
+        wanted.max_age = Duration::ZERO;
+    }
+    wanted
+}
+
+/// It is made on first use, so it is only looked at where it exists.
+async fn receipts(bus: &dyn Bus, names: &Names, sizes: &Sizes) -> Result<Option<Step>, Fault> {
+    let name = names.receipts();
+    let Some(found) = bus.stream(&name).await? else { return Ok(None) };
+    let changes = diff(&receipts_table(bus, names, sizes), &found.config)?;
+    Ok(Some(if changes.is_empty() { Step::Same { name } } else { Step::Update { name, changes } }))
+}
+
 fn step_name(step: &Step) -> &str {
     match step {
         Step::Create { name } | Step::Update { name, .. } | Step::Same { name } | Step::Unknown { name } => name,
@@ -116,8 +139,6 @@ async fn unknown(bus: &dyn Bus, names: &Names, known: &[Step]) -> Result<Vec<Ste
     let ours = bus.stream_names().await?.into_iter().filter(|name| name.starts_with(&prefix));
     Ok(ours
         .filter(|name| !known.iter().any(|step| step_name(step) == name))
-        // Made on first use, and nothing hangs on it.
-        .filter(|name| *name != names.receipts())
         .map(|name| Step::Unknown { name })
         .collect())
 }

@@ -11,6 +11,7 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::{self, consumer};
 use bytes::Bytes;
 use futures_util::StreamExt;
+use time::OffsetDateTime;
 
 /// Most records of one page.
 pub const PAGE_MAX: usize = 1000;
@@ -84,7 +85,7 @@ pub async fn page(context: &jetstream::Context, stream: &str, query: &Query) -> 
     let limit = query.limit.clamp(1, PAGE_MAX);
     let deliver_policy = match query.from {
         From::Seq(seq) => consumer::DeliverPolicy::ByStartSequence { start_sequence: seq.max(1) },
-        From::Time(time) => consumer::DeliverPolicy::ByStartTime { start_time: time.into() },
+        From::Time(time) => consumer::DeliverPolicy::ByStartTime { start_time: moment(time) },
     };
     let config = consumer::pull::Config {
         deliver_policy,
@@ -129,4 +130,29 @@ pub async fn page(context: &jetstream::Context, stream: &str, query: &Query) -> 
     }
     let _ = context.delete_consumer_from_stream(name, stream).await;
     Ok(page)
+}
+
+/// A moment as the client library writes it. Ids and requests of agents may name any: what is beyond its calendar is its last
+/// second.
+fn moment(time: SystemTime) -> OffsetDateTime {
+    /// The last second of the year 9999, since the Unix epoch.
+    const LAST: u64 = 253_402_300_799;
+    let last = SystemTime::UNIX_EPOCH + Duration::from_secs(LAST);
+    time.clamp(SystemTime::UNIX_EPOCH, last).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_moment_can_be_asked_for() {
+        let made = agentbus_proto::id::made_at("ffffffff-ffff-7fff-bfff-ffffffffffff").unwrap();
+        let ages = SystemTime::UNIX_EPOCH + Duration::from_millis(u64::MAX);
+        for time in [made, ages] {
+            assert_eq!(moment(time).year(), 9999);
+        }
+        assert_eq!(moment(SystemTime::UNIX_EPOCH - Duration::from_secs(1)), OffsetDateTime::UNIX_EPOCH);
+        assert_eq!(moment(SystemTime::UNIX_EPOCH + Duration::from_secs(86_400)).day(), 2);
+    }
 }

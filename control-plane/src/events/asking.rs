@@ -133,7 +133,8 @@ impl Verb for Desk {
         let answer: Answer = serde_json::from_slice(request)
             .map_err(|error| Fault::new(Code::InvalidEvent, format!("unreadable answer: {error}")))?;
         let waiting = self.open().get(&answer.id).cloned();
-        if let Some(waiting) = waiting {
+        // An agent speaks for its own instances only.
+        if let Some(waiting) = waiting.filter(|_| held::is_instance(&answer.instance, agent)) {
             // Full or gone: whoever asked has enough.
             let _ = waiting.try_send((agent.to_owned(), answer));
         }

@@ -1,9 +1,8 @@
 //! Makes the stream of receipts when a sidecar is about to write the first one: the verb `receipts`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use agentbus_nats::topology;
+use agentbus_nats::plan;
 use agentbus_proto::Fault;
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -18,12 +17,7 @@ impl Verb for Receipts {
     async fn answer(&self, _agent: &str, _request: &[u8]) -> Result<Value, Fault> {
         let (bus, names) = (self.0.bus(), self.0.names());
         if bus.stream(&names.receipts()).await?.is_none() {
-            let mut wanted = topology::receipts(names, &self.0.sizes);
-            if bus.server().in_process {
-                // Nothing expires there; its size bounds it.
-                wanted.max_age = Duration::ZERO;
-            }
-            bus.create_stream(&wanted).await?;
+            bus.create_stream(&plan::receipts_table(bus, names, &self.0.sizes)).await?;
             tracing::info!(stream = names.receipts(), "made for the first receipt");
         }
         Ok(json!({}))

@@ -107,6 +107,13 @@ fn target(asker: Asker<'_>, request: &Request, head: &EventHead) -> Result<Strin
     let Asker { namespace, agent, publish, .. } = asker;
     let denied = |why: String| Err(Fault::new(Code::ScopeDenied, why));
     let parsed = EventSubject::parse(&request.subject).filter(|parsed| parsed.render() == request.subject);
+    // What follows a name is not part of the address: wildcards and line ends would reach the broker with our rights.
+    let plain = |parsed: &EventSubject| {
+        let kind = &parsed.event_type;
+        kind.is_empty() || kind.split('.').all(|part| name::token(part).is_ok())
+    };
+    let part = |parsed: &EventSubject| parsed.part == '-' || matches!(parsed.part, '0'..='9' | 'a'..='f');
+    let parsed = parsed.filter(plain).filter(part);
     let Some(parsed) = parsed.filter(|parsed| parsed.namespace == namespace) else {
         return denied(format!("`{}` is no subject of an event here", request.subject.escape_debug()));
     };
@@ -143,8 +150,10 @@ fn when(request: &Request, now: SystemTime) -> Result<When, Fault> {
             after => Ok(When::At(now + after)),
         },
         (None, None, Some(cron)) => {
-            let (expression, zone) = (cron.expression.trim().to_owned(), cron.time_zone.clone());
-            Ok(When::Cron(Cron::parse(&expression, &zone)?, expression, zone))
+            let parsed = Cron::parse(&cron.expression, &cron.time_zone)?;
+            // It becomes a header: one line.
+            let expression = cron.expression.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
+            Ok(When::Cron(parsed, expression, cron.time_zone.clone()))
         }
         _ => invalid("say exactly one of `at`, `after` and `cron`".to_owned()),
     }
@@ -202,6 +211,9 @@ mod tests {
         assert_eq!(header(&plan, headers::SCHEDULE_TIME_ZONE), "Europe/Berlin");
         assert_eq!(header(&plan, headers::CRON), "0 9 * * 1-5");
         assert_eq!(rfc3339(plan.next), "2026-11-19T08:00:00.000Z");
+        let lines = CronWords { expression: " 0 9 * *\r\n1-5\n".into(), time_zone: String::new() };
+        let plan = run(&Request { after_ms: None, cron: Some(lines), ..request(&event()) }).unwrap();
+        assert_eq!(header(&plan, headers::CRON), "0 9 * * 1-5");
     }
 
     #[test]
@@ -218,6 +230,11 @@ mod tests {
         check(to("aba.default.fact"), Code::ScopeDenied, "no subject");
         check(to("ab.default.n.list.topic.-.file.*"), Code::ScopeDenied, "own name");
         check(request(&Event { source: "boss".into(), ..event() }), Code::ScopeDenied, "its own name");
+        let named = Event { to: Some(Address::Agent("b".into()).into()), ..event() };
+        for end in ["agent.-.b.t\r\nNats-Rollup: all", "agent.-.b.*", "agent.-.b.t v", "agent.\n.b.t", "agent.*.b.t"] {
+            let subject = format!("ab.default.n.list.{end}");
+            check(Request { subject, ..request(&named) }, Code::ScopeDenied, "no subject");
+        }
         let audit = Event { to: Some(Address::Topic("audit.done".into()).into()), ..event() };
         let audit = Request { subject: "ab.default.n.list.topic.-.audit.done".into(), ..request(&audit) };
         check(audit, Code::ScopeDenied, "may not publish to `audit.done`");

@@ -3,6 +3,8 @@
 
 use std::collections::HashMap;
 
+use agentbus_nats::names::Names;
+
 use super::agent::AgentSpec;
 use super::read::Reader;
 use super::yaml::Mark;
@@ -12,6 +14,7 @@ pub(super) fn together(reader: &mut Reader, agents: &[(Mark, AgentSpec)]) {
     instances(reader, agents);
     groups(reader, agents);
     pools(reader, agents);
+    own_groups(reader, agents);
     super::addresses::circles(reader, agents);
 }
 
@@ -69,6 +72,47 @@ fn pools(reader: &mut Reader, agents: &[(Mark, AgentSpec)]) {
                     format!("agents `{one}` and `{other}` share pool `{pool}` but differ in retry or ack_deadline");
                 reader.error(*at, message);
             }
+        }
+    }
+}
+
+/// The bus names the groups of addresses itself: those of an agent `pool` and of a pool `inbox` would be one.
+fn own_groups(reader: &mut Reader, agents: &[(Mark, AgentSpec)]) {
+    let of_agent = |agent: &str| [Names::inbox_group(agent), Names::channels_group(agent)];
+    let owners: HashMap<String, &str> =
+        agents.iter().flat_map(|(_, agent)| of_agent(&agent.name).map(|group| (group, agent.name.as_str()))).collect();
+    for (at, agent) in agents {
+        for pool in &agent.pools {
+            if let Some(owner) = owners.get(&Names::pool_group(pool)) {
+                let message = format!(
+                    "agent `{owner}` and pool `{pool}` would share the group `{}`; rename one",
+                    Names::pool_group(pool)
+                );
+                reader.error(*at, message);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::spec::Project;
+
+    #[test]
+    fn a_pool_and_an_agent_never_share_a_group() {
+        let said = |agent: &str, pool: &str| {
+            let text = format!(
+                "version: 1\nagents:\n  {agent}: {{runner: process, command: [x]}}\n  \
+                 other: {{runner: process, command: [x], pools: [{pool}]}}\n"
+            );
+            Project::parse(&text, "f").map(|_| ()).map_err(|errors| errors.to_string())
+        };
+        for (agent, pool) in [("pool", "inbox"), ("pool", "channels"), ("pool-", "-inbox")] {
+            let why = said(agent, pool).unwrap_err();
+            assert!(why.contains(&format!("agent `{agent}` and pool `{pool}` would share the group")), "{why}");
+        }
+        for (agent, pool) in [("pool", "crew"), ("a", "inbox"), ("a", "channels"), ("inbox", "pool")] {
+            assert_eq!(said(agent, pool), Ok(()), "{agent} {pool}");
         }
     }
 }
