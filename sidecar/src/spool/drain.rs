@@ -76,27 +76,31 @@ async fn round(spool: &Spool, publisher: &Publisher) -> Result<(), Fault> {
         tokio::time::sleep(Duration::from_millis(20)).await;
         return Ok(());
     }
-    let (mut stored, mut refused, mut stuck) = (Vec::new(), Vec::new(), None);
-    let mut under_way = Vec::with_capacity(records.len());
-    for (index, record) in records {
-        match publisher.send(record.message.clone()).await {
-            Ok(pending) => under_way.push((index, record, pending)),
-            Err(fault) if fault.code.retryable() => {
-                stuck = Some(fault);
-                break;
-            }
-            Err(fault) => refused.push((index, record, fault)),
-        }
-    }
-    for (index, record, pending) in under_way {
-        match pending.stored().await {
-            Ok(_) => stored.push(index),
-            Err(fault) if fault.code.retryable() => stuck = stuck.or(Some(fault)),
-            Err(fault) => refused.push((index, record, fault)),
-        }
-    }
+    let messages = records.iter().map(|(_, record)| record.message.clone()).collect();
+    // Together or not at all: nothing may overtake what the broker has no room for.
+    let (stored, refused, stuck) = match publisher.store_all(messages).await {
+        Ok(_) => (records.iter().map(|(index, _)| *index).collect(), Vec::new(), None),
+        Err(fault) if super::is_away(&fault) => (Vec::new(), Vec::new(), Some(fault)),
+        Err(_) => one_by_one(publisher, records).await,
+    };
     note(spool, stored, refused).await;
     stuck.map_or(Ok(()), Err)
+}
+
+/// What is stored, what is refused for good, and why the first of the others must wait.
+async fn one_by_one(
+    publisher: &Publisher,
+    records: Vec<(u64, Record)>,
+) -> (Vec<u64>, Vec<(u64, Record, Fault)>, Option<Fault>) {
+    let (mut stored, mut refused) = (Vec::new(), Vec::new());
+    for (index, record) in records {
+        match publisher.store(record.message.clone()).await {
+            Ok(_) => stored.push(index),
+            Err(fault) if fault.code.retryable() => return (stored, refused, Some(fault)),
+            Err(fault) => refused.push((index, record, fault)),
+        }
+    }
+    (stored, refused, None)
 }
 
 async fn read(spool: &Spool) -> Result<Vec<(u64, Record)>, Fault> {

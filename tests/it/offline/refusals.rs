@@ -1,9 +1,12 @@
 //! What the spool does not take, and what the broker does not take from it.
 
+use std::time::Duration;
+
 use agentbus_nats::grant::SpoolOptions;
 use agentbus_proto::event::v1::Event;
 use agentbus_proto::sidecar::v1::Stored;
 use agentbus_tests::{Member, SidecarProcess, grpc};
+use futures_util::StreamExt;
 use serde_json::Value;
 
 use super::world::{SPOOL, World, ids, note, notes, publish, spooled};
@@ -51,6 +54,33 @@ async fn what_is_refused_for_good_goes_to_the_refused_log_and_blocks_nobody() {
     let log = std::fs::read_to_string(world.state.path().join("spool/refused.jsonl")).unwrap();
     let line: Value = serde_json::from_str(log.trim()).unwrap();
     assert_eq!((&line["id"], &line["code"]), (&"outside".into(), &"SCOPE_DENIED".into()));
+}
+
+#[tokio::test]
+async fn nothing_overtakes_an_event_of_the_spool_that_the_full_stream_has_no_room_for() {
+    let mut world = World::start().await;
+    world.room(64 * 1024).await;
+    let sidecar = world.sidecar().await;
+    let mut client = grpc::client(&sidecar).await;
+    let large = |id: &str| Event { data: "x".repeat(40_000).into(), ..note(id) };
+    publish(&mut client, vec![large("before")], Stored::Broker).await;
+    world.broker.server.kill9().await.unwrap();
+    let events: Vec<Event> = [large("large")].into_iter().chain(notes("small", 20)).collect();
+    publish(&mut client, events.clone(), Stored::Spool).await;
+    world.broker.server.restart().await.unwrap();
+    // Whoever listens hears each try, stored or not.
+    let mut tries = world.broker.link.client.subscribe("ab.default.n.writer.>").await.unwrap();
+    let mut heard = 0;
+    while heard < 3 {
+        let event = tokio::time::timeout(Duration::from_secs(30), tries.next()).await.expect("a try").expect("open");
+        heard += usize::from(event.payload.len() > 40_000);
+    }
+    world.room(1024 * 1024).await;
+    spooled(&sidecar, 0.0).await;
+    let expected: Vec<String> = ["before".to_owned()].into_iter().chain(ids(&events)).collect();
+    let (counts, order) = world.stored().await;
+    assert_eq!(order, expected);
+    assert!(counts.values().all(|count| *count == 1));
 }
 
 /// A small disk that goes away with the test. Needs root on Linux, like the tests in `up/disk.rs`.

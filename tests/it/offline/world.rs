@@ -52,6 +52,14 @@ impl World {
         self.broker.context.update_stream(config).await.expect("updated");
     }
 
+    /// The events stream holds so many bytes.
+    pub async fn room(&self, bytes_max: i64) {
+        let stream = self.broker.context.get_stream(self.broker.names.events()).await.expect("stream exists");
+        let mut config = stream.cached_info().config.clone();
+        config.max_bytes = bytes_max;
+        self.broker.context.update_stream(config).await.expect("updated");
+    }
+
     /// How often each id is stored, and the ids in the order in which they were stored first.
     pub async fn stored(&self) -> (HashMap<String, u32>, Vec<String>) {
         let (mut counts, mut order) = (HashMap::new(), Vec::new());
