@@ -1,9 +1,16 @@
 //! The table alone, with hand-made deliveries and times.
 
-use super::*;
-use crate::memory::Source;
+use std::time::{Duration, SystemTime};
+
+use agentbus_nats::grant::GroupKind;
 use agentbus_nats::moves;
 use agentbus_proto::EventHead;
+use agentbus_proto::sidecar::wire;
+use tokio::sync::mpsc;
+
+use super::held::{BUSY_LINGER, LINGER, PART_LINGER, POOL_LINGER};
+use super::*;
+use crate::memory::Source;
 
 struct Fixture {
     table: Table,

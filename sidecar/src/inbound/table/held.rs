@@ -1,0 +1,116 @@
+//! One delivery in this sidecar's hands: what it is, who has it, and how long that is good for.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use agentbus_nats::grant::{GroupGrant, GroupKind};
+use agentbus_nats::pull::Incoming;
+use agentbus_runtime::trace::{Context, Span};
+
+use crate::inbound::admit::Fresh;
+use crate::memory::Key;
+
+/// What waits and nobody asks for goes back after this long, so that other members get it.
+pub const LINGER: Duration = Duration::from_secs(2);
+/// What waits behind an agent that is at work goes back after this long: another member may be free. Longer, because each
+/// one that goes back is a copy in the retry stream.
+pub const BUSY_LINGER: Duration = Duration::from_secs(15);
+/// The same in a pool: what its agent cannot take now is for whoever is free.
+pub const POOL_LINGER: Duration = Duration::from_millis(200);
+/// The same of a part of a keyed group: another member takes the part over. Once per event, because it counts as an attempt.
+pub const PART_LINGER: Duration = Duration::from_secs(1);
+
+/// One held delivery.
+pub struct Held {
+    /// The message.
+    pub incoming: Incoming,
+    /// What it is.
+    pub fresh: Box<Fresh>,
+    /// Its key in the ack memory.
+    pub key: Key,
+    /// Its group.
+    pub group: Arc<GroupGrant>,
+    /// Span of the agent's work, while it is out.
+    pub span: Option<Span>,
+    /// That span's place in the trace.
+    pub context: Option<Context>,
+    /// Replies stored so far, if it is an ask.
+    pub replied: Replied,
+    pub(super) state: State,
+    pub(super) taken: Instant,
+    /// When its lease was renewed last. Where order is kept, the broker has said so.
+    pub(super) extended: Instant,
+    /// When that was last asked for.
+    pub(super) asked: Instant,
+}
+
+/// How far a delivery's replies are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replied {
+    /// Place of the next one.
+    pub next: u32,
+    /// The broker's delivery count when the delivery was taken in: stays when its lease is renewed by another one.
+    pub delivered: u64,
+}
+
+/// Where it is, with the subscriber that has it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum State {
+    /// In its group's queue.
+    Waiting,
+    /// In the agent's hands.
+    Out { to: u64, since: Instant, deadline: Instant },
+    /// A retry or dead letter is being stored.
+    Settling { to: u64, since: Instant, deadline: Instant },
+}
+
+impl Held {
+    /// What a move needs; the span stays with the original.
+    pub fn copy(&self) -> Self {
+        Self {
+            incoming: self.incoming.clone(),
+            fresh: self.fresh.clone(),
+            key: self.key.clone(),
+            group: self.group.clone(),
+            span: None,
+            ..*self
+        }
+    }
+
+    /// A held delivery is extended this often: every 3 s with an ack wait of 10 s.
+    pub(super) fn extend_every(&self) -> Duration {
+        self.group.ack_wait().mul_f64(0.3)
+    }
+
+    /// Where order is kept: whether its lease could not be renewed for so long that the broker may be about to give it to
+    /// somebody else.
+    pub fn is_lapsed(&self, now: Instant) -> bool {
+        if !self.group.keeps_order() {
+            return false;
+        }
+        let wait = self.group.ack_wait();
+        let margin = (wait / 5).max(Duration::from_secs(1));
+        now.saturating_duration_since(self.extended) >= wait.saturating_sub(margin)
+    }
+
+    /// After how long it goes back while it waits; `busy`: its agent is at work, not away. None = it stays.
+    pub(super) fn linger(&self, busy: bool) -> Option<Duration> {
+        let pool = self.group.kind == GroupKind::Pool;
+        match (busy, &self.group) {
+            // Of an ordered group there is one at a time, and giving it back would count as an attempt.
+            (true, group) if group.ordered => None,
+            (true, group) if group.by_key => (self.incoming.receipt.delivered == 1).then_some(PART_LINGER),
+            (_, group) if pool && !group.keeps_order() => Some(POOL_LINGER),
+            (true, _) => Some(BUSY_LINGER),
+            (false, _) => Some(LINGER),
+        }
+    }
+
+    /// How long the agent has had it.
+    pub fn worked(&self, now: Instant) -> Option<Duration> {
+        match self.state {
+            State::Out { since, .. } | State::Settling { since, .. } => Some(now.saturating_duration_since(since)),
+            State::Waiting => None,
+        }
+    }
+}

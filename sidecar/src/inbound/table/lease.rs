@@ -1,0 +1,140 @@
+//! Leases: how they are kept alive at the broker and extended by the agent, and what becomes of those that end.
+
+use std::time::{Duration, Instant};
+
+use agentbus_nats::ack::{Answer, Receipt};
+use async_nats::Subject;
+
+use super::held::POOL_LINGER;
+use super::{Command, Missing, State, Table};
+use crate::memory::Key;
+
+/// Longest time a delivery may be held in all, however often it is extended.
+pub const HOLD_MAX: Duration = Duration::from_secs(6 * 3600);
+const LAPSED: &str = "the broker could not be reached in time; the event comes again in its order";
+
+/// Which leases a look at the table extends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extend {
+    /// None: the broker cannot be reached.
+    Nothing,
+    /// Those that were not extended for a while.
+    Due,
+    /// All: the connection is new, and what was sent on the old one may be lost.
+    Everything,
+}
+
+impl Table {
+    /// A message that is held already only renews its lease: the broker had lost patience, the agent is still at work.
+    pub fn renew(&mut self, key: &Key, receipt: &Receipt, now: Instant) -> bool {
+        let Some(held) = self.by_key.get(key).and_then(|id| self.held.get_mut(id)) else { return false };
+        held.incoming.receipt = receipt.clone();
+        (held.extended, held.asked) = (now, now);
+        true
+    }
+
+    /// Looks after all leases: extends, ends those over their deadline, returns what nobody asks for.
+    pub fn tick(&mut self, now: Instant, extend: Extend) -> Vec<Command> {
+        let mut commands = Vec::new();
+        let mut over = Vec::new();
+        let mut idle = Vec::new();
+        let mut lapsed = Vec::new();
+        for (id, held) in &mut self.held {
+            match held.state {
+                State::Settling { .. } => {}
+                _ if held.is_lapsed(now) => {
+                    lapsed.push(id.clone());
+                    continue;
+                }
+                State::Out { deadline, .. } if now >= deadline => over.push(id.clone()),
+                State::Waiting if now.duration_since(held.taken) >= POOL_LINGER => idle.push(id.clone()),
+                _ => {}
+            }
+            let due = match extend {
+                Extend::Nothing => false,
+                Extend::Due => now.duration_since(held.asked) >= held.extend_every(),
+                Extend::Everything => true,
+            };
+            if due && !held.fresh.at_most_once {
+                held.asked = now;
+                let subject = held.incoming.receipt.subject.clone();
+                commands.push(if held.group.keeps_order() {
+                    Command::Renew(id.to_string(), subject)
+                } else {
+                    held.extended = now;
+                    Command::Answer(subject, Answer::Progress)
+                });
+            }
+        }
+        for id in lapsed {
+            self.take_away(&id, LAPSED);
+        }
+        for id in over {
+            let Some(held) = self.held.get(&id) else { continue };
+            let cause = format!("not settled within {:?} (ack deadline)", held.worked(now).unwrap_or_default());
+            self.tell_lost(&id, &cause);
+            if let Some(held) = self.lose(&id) {
+                commands.push(Command::Fail(held, cause));
+            }
+        }
+        for id in idle {
+            let Some(group) = self.held.get(&id).map(|held| held.key.group.clone()) else { continue };
+            let Some(held) = self.held.get(&id) else { continue };
+            let asked = self.subscribers.values().any(|s| s.credit > 0 && s.groups.contains(&group));
+            let busy = asked && !self.subscribers.values().any(|s| s.out < s.credit && s.groups.contains(&group));
+            let waited = now.duration_since(held.taken);
+            if asked && !busy || held.linger(busy).is_none_or(|linger| waited < linger) {
+                continue;
+            }
+            if let Some(held) = self.lose(&id) {
+                commands.push(Command::GiveBack(held));
+            }
+        }
+        commands
+    }
+
+    /// Moves a deadline: `by` from now, within the hard ceiling. Returns how long it is until then.
+    pub fn extend(&mut self, id: &str, by: Duration, now: Instant) -> Result<(Duration, Subject), Missing> {
+        let held = self.held.get_mut(id).ok_or(Missing::Unknown)?;
+        let State::Out { to, since, .. } = held.state else { return Err(Missing::Unknown) };
+        let deadline = (now + by).min(held.taken + HOLD_MAX);
+        held.state = State::Out { to, since, deadline };
+        if !held.group.keeps_order() {
+            // There only the broker's word counts.
+            held.extended = now;
+        }
+        Ok((deadline.saturating_duration_since(now), held.incoming.receipt.subject.clone()))
+    }
+
+    /// The broker has said that a lease was renewed; the request for it was sent `at` this time.
+    pub fn renewed(&mut self, id: &str, at: Instant) {
+        if let Some(held) = self.held.get_mut(id) {
+            held.extended = held.extended.max(at);
+        }
+    }
+
+    /// Takes a delivery away whose order can no longer be vouched for: its lease has lapsed. To be called before a settle.
+    pub fn take_lapsed(&mut self, id: &str, now: Instant) {
+        if self.held.get(id).is_some_and(|held| held.is_lapsed(now)) {
+            self.take_away(id, LAPSED);
+        }
+    }
+
+    /// Whether the lease of a delivery that is being settled has lapsed meanwhile.
+    pub fn has_lapsed(&self, key: &Key, now: Instant) -> bool {
+        self.by_key.get(key).and_then(|id| self.held.get(id)).is_some_and(|held| held.is_lapsed(now))
+    }
+
+    /// The broker is another one than before: what it has forgotten, it hands out again, so no order can be vouched for.
+    pub fn take_ordered(&mut self) {
+        for id in self.ids(|held| held.group.keeps_order() && !matches!(held.state, State::Settling { .. })) {
+            self.take_away(&id, "the broker was restarted; the event comes again in its order");
+        }
+    }
+
+    /// Nothing is said to the broker: it may be somebody else's by now.
+    fn take_away(&mut self, id: &str, cause: &str) {
+        self.tell_lost(id, cause);
+        self.lose(id);
+    }
+}

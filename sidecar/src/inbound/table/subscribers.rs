@@ -1,0 +1,181 @@
+//! Who takes deliveries, and how many: credit says what is asked of the broker, and who gets what waits.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use agentbus_proto::sidecar::wire;
+use agentbus_proto::{Code, Fault};
+use tokio::sync::mpsc;
+
+use super::{BYTES_MAX, Command, Held, State, Table};
+use crate::inbound::admit;
+
+/// Largest credit of one subscriber.
+pub const CREDIT_MAX: usize = 20_000;
+
+/// What a subscriber is sent.
+#[derive(Debug)]
+pub enum Outgoing {
+    /// A delivery.
+    Delivery(Box<wire::Delivery>),
+    /// A delivery was taken away.
+    Lost(String, Fault),
+    /// The sidecar is about to stop.
+    Draining,
+}
+
+/// How a subscriber left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gone {
+    /// It said goodbye: what it held goes back without counting as a crash.
+    Closed,
+    /// Its connection broke: what it held counts as a crash.
+    Broken,
+    /// A long poll that was answered: it keeps what it was given.
+    Answered,
+}
+
+/// One who takes deliveries.
+pub(super) struct Subscriber {
+    pub(super) groups: Vec<Arc<str>>,
+    pub(super) credit: usize,
+    pub(super) out: usize,
+    tx: mpsc::Sender<Outgoing>,
+}
+
+impl Table {
+    /// Takes a subscriber in.
+    pub fn attach(&mut self, groups: Vec<Arc<str>>, credit: usize, tx: mpsc::Sender<Outgoing>) -> u64 {
+        let id = self.next_subscriber;
+        self.next_subscriber += 1;
+        self.subscribers.insert(id, Subscriber { groups, credit: credit.min(CREDIT_MAX), out: 0, tx });
+        id
+    }
+
+    /// Sets a subscriber's credit.
+    pub fn credit(&mut self, id: u64, credit: usize) {
+        if let Some(subscriber) = self.subscribers.get_mut(&id) {
+            subscriber.credit = credit.min(CREDIT_MAX);
+        }
+    }
+
+    /// Lets a subscriber go.
+    pub fn detach(&mut self, id: u64, how: Gone) -> Vec<Command> {
+        self.subscribers.remove(&id);
+        if how == Gone::Answered {
+            return Vec::new();
+        }
+        let crash = how == Gone::Broken && !self.agent_stopping;
+        let ids = self.ids(|held| matches!(held.state, State::Out { to, .. } if to == id));
+        let held = ids.iter().filter_map(|id| self.lose(id));
+        let to = |held| if crash { Command::Crash(held) } else { Command::GiveBack(held) };
+        held.map(to).collect()
+    }
+
+    /// How many more deliveries of a group can be taken: what its subscribers have credit for, less what waits for them.
+    /// What an answered poll holds is nobody's credit any more: the agent asks again when it can take more.
+    pub fn demand(&self, group: &str) -> usize {
+        if self.draining || self.closed.contains(group) {
+            return 0;
+        }
+        let reads = |subscriber: &&Subscriber| subscriber.groups.iter().any(|name| &**name == group);
+        let share = |s: &Subscriber| s.credit.saturating_sub(s.out).div_ceil(s.groups.len().max(1));
+        let free: usize = self.subscribers.values().filter(reads).map(share).sum();
+        // Over the bound a group gets one event, so that none stands still, and no second one beside it.
+        let held = self.counts.get(group).copied().unwrap_or(0);
+        let free = if self.bytes >= BYTES_MAX { free.min(1usize.saturating_sub(held)) } else { free };
+        let free = free.saturating_sub(self.ready.get(group).map_or(0, VecDeque::len));
+        if self.bounds.is_loose() { free } else { free.min(self.bounds.room(group, self.held.len(), held)) }
+    }
+
+    /// How many more may be handed out, whatever the credit.
+    fn room(&self, group: &str) -> usize {
+        if self.bounds.is_loose() {
+            return usize::MAX;
+        }
+        let out = self.held.values().filter(|held| held.state != State::Waiting);
+        let (all, own) = out.fold((0, 0), |(all, own), held| (all + 1, own + usize::from(*held.key.group == *group)));
+        self.bounds.room(group, all, own)
+    }
+
+    /// Hands out what waits to who has credit, the least busy first. `hand` makes the frame and may note a span. Gives
+    /// back, held no more, what has expired while it waited here.
+    pub fn dispatch(
+        &mut self,
+        group: &str,
+        (now, clock): (Instant, SystemTime),
+        hand: impl Fn(&str, &mut Held, Duration) -> wire::Delivery,
+    ) -> Vec<Held> {
+        let mut late = Vec::new();
+        if self.draining {
+            return late;
+        }
+        for _ in 0..self.room(group) {
+            let Some(queue) = self.ready.get_mut(group) else { return late };
+            let Some(id) = queue.front().cloned() else { return late };
+            let free = |s: &Subscriber| s.out < s.credit && s.groups.iter().any(|name| &**name == group);
+            let candidates = self.subscribers.iter_mut().map(|(id, s)| (*id, s));
+            let Some((to, subscriber)) = candidates.filter(|(_, s)| free(s)).min_by_key(|(_, s)| s.out) else {
+                return late;
+            };
+            queue.pop_front();
+            let Some(held) = self.held.get_mut(&id) else { continue };
+            if admit::expired(&held.fresh.head, clock).is_some() {
+                late.extend(self.remove(&id).map(|held| *held));
+                continue;
+            }
+            if held.is_lapsed(now) {
+                // It comes again in its order.
+                self.remove(&id);
+                continue;
+            }
+            let delivery = hand(&id, held, held.fresh.ack_deadline);
+            // The channel is as large as the largest credit, so this fails only when the subscriber is gone.
+            if subscriber.tx.try_send(Outgoing::Delivery(Box::new(delivery))).is_err() {
+                subscriber.credit = 0;
+                queue.push_front(id);
+                continue;
+            }
+            subscriber.out += 1;
+            held.state = State::Out { to, since: now, deadline: now + held.fresh.ack_deadline };
+        }
+        late
+    }
+
+    /// Puts deliveries back in front of their queue: they were on an answer that never left.
+    pub fn unhand(&mut self, ids: &[String]) {
+        for id in ids.iter().rev() {
+            let Some(held) = self.held.get_mut(id.as_str()) else { continue };
+            if let State::Out { to, .. } = held.state {
+                held.state = State::Waiting;
+                held.span = None;
+                self.ready.entry(held.key.group.clone()).or_default().push_front(id.as_str().into());
+                self.release(to);
+            }
+        }
+    }
+
+    /// Tells all subscribers that the sidecar is about to stop.
+    pub fn start_draining(&mut self) {
+        self.draining = true;
+        for subscriber in self.subscribers.values() {
+            // A full or closed channel means the subscriber hears it from the end of its stream.
+            let _ = subscriber.tx.try_send(Outgoing::Draining);
+        }
+    }
+
+    pub(super) fn tell_lost(&self, id: &str, cause: &str) {
+        let Some(State::Out { to, .. }) = self.held.get(id).map(|held| held.state) else { return };
+        if let Some(subscriber) = self.subscribers.get(&to) {
+            let fault = Fault::new(Code::LeaseLost, cause);
+            let _ = subscriber.tx.try_send(Outgoing::Lost(id.to_owned(), fault));
+        }
+    }
+
+    pub(super) fn release(&mut self, to: u64) {
+        if let Some(subscriber) = self.subscribers.get_mut(&to) {
+            subscriber.out = subscriber.out.saturating_sub(1);
+        }
+    }
+}
