@@ -52,6 +52,9 @@ mod tests {
             exit::usage_line(&error)
         };
         assert_eq!(said(&["agentbus", "stauts"]), "unknown command `stauts`; did you mean `status`?");
+        assert_eq!(said(&["agentbus", "nosuch"]), "unknown command `nosuch`; see `--help`");
+        let wanted = "unexpected argument '--last'; to pass";
+        assert!(said(&["agentbus", "replay", "a.b", "--last", "1"]).starts_with(wanted));
         assert!(said(&["agentbus", "dlq", "show", "0"]).contains("must be a number from 1"));
         assert!(said(&["agentbus", "receive", "--max", "x"]).contains("must be a number"));
     }

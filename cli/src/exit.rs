@@ -7,7 +7,7 @@ use std::io;
 use std::process::ExitCode;
 
 use agentbus_nats::server::{find, process::StartError};
-use agentbus_proto::{Code, Fault, duration};
+use agentbus_proto::{Code, Fault, did_you_mean, duration};
 use agentbus_runtime::state;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use serde_json::{Value, json};
@@ -39,7 +39,7 @@ pub fn finish(result: anyhow::Result<()>, json: bool) -> ExitCode {
             if json {
                 output::say(problem(&error))
             } else {
-                output::say(text(&error))
+                output::say(output::printable_lines(&text(&error)))
             }
             ExitCode::from(code(&error))
         }
@@ -75,6 +75,8 @@ fn unknown_command(error: &clap::Error) -> Option<String> {
         Some(ContextValue::String(word)) => Some(word),
         _ => None,
     };
+    // clap suggests strangers, too.
+    let meant = meant.filter(|meant| did_you_mean(word, &[meant.as_str()]).is_some());
     let hint = meant.map_or_else(|| "see `--help`".to_owned(), |meant| format!("did you mean `{meant}`?"));
     Some(format!("unknown command `{word}`; {hint}"))
 }
@@ -90,7 +92,7 @@ fn usage_text(rendered: &str) -> String {
             what.push(line.strip_prefix("error: ").unwrap_or(line));
         }
     }
-    let what = what.join(" ");
+    let what = what.join(" ").replace(" tip: ", "; ").replace(" found; ", "; ");
     // The words of Rust's number parser are for programmers.
     let what = ["invalid digit found in string", "cannot parse integer from empty string"]
         .iter()

@@ -101,6 +101,10 @@ pub fn project_dir(from: &Path) -> PathBuf {
     with(PROJECT_FILE).or_else(|| with(".git")).unwrap_or(from).to_owned()
 }
 
+fn in_project(from: &Path) -> bool {
+    from.ancestors().any(|folder| folder.join(PROJECT_FILE).exists())
+}
+
 /// The current folder.
 pub fn current_dir() -> anyhow::Result<PathBuf> {
     std::env::current_dir().map_err(|error| fault(Code::BadConfig, format!("the current folder is gone: {error}")))
@@ -155,7 +159,16 @@ pub fn start_ticks(pid: u32) -> Option<u64> {
 impl Global {
     /// The running instance of `--dir` or the current project.
     pub fn instance(&self) -> anyhow::Result<Instance> {
-        Ok(running(&state_dir(self)?)?)
+        let state = state_dir(self)?;
+        if self.dir.is_none() && InstanceLock::holder(&state).is_none() && !in_project(&current_dir()?) {
+            let why = format!(
+                "no bus is running in `{}`, and no agentbus.yaml is in this folder or above it; go to the folder of your \
+                 project, start a bus here with `agentbus up -d`, or name its state folder with --dir",
+                state.display()
+            );
+            return Err(Fault::new(Code::ControlPlaneDown, why).into());
+        }
+        Ok(running(&state)?)
     }
 
     /// The control plane's API.

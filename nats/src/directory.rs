@@ -36,7 +36,10 @@ impl Directory {
     /// What was probably meant, or what there is: a part of a sentence, with its end.
     pub fn hint(&self, to: &Address) -> String {
         let (sign, names): (_, Vec<&str>) = match to {
-            Address::Channel(_) => ('#', self.channels.iter().map(String::as_str).chain([ALL]).collect()),
+            Address::Channel(_) => {
+                let declared = self.channels.iter().map(String::as_str).filter(|name| *name != ALL);
+                ('#', declared.chain([ALL]).collect())
+            }
             _ => ('@', self.agents.keys().chain(self.pools.keys()).map(String::as_str).collect()),
         };
         if let Some(near) = did_you_mean(to.name(), &names) {
@@ -56,7 +59,7 @@ mod tests {
         Directory {
             agents: [("reviewer".to_owned(), String::new())].into(),
             pools: [("reviewers-eu".to_owned(), vec!["reviewer".to_owned()])].into(),
-            channels: ["engineering".to_owned()].into(),
+            channels: ["engineering".to_owned(), ALL.to_owned()].into(),
         }
     }
 

@@ -120,7 +120,7 @@ async fn cancel(global: &Global, args: &CancelArgs) -> anyhow::Result<()> {
     let answer = global.client().await?.cancel_schedule(request).await.map_err(Fault::from)?.into_inner();
     if !answer.cancelled {
         let why = format!("there is no schedule `{}` (any more); see `agentbus schedules list`", args.id);
-        return Err(fault(Code::InvalidEvent, why));
+        return Err(fault(Code::UnknownDelivery, why));
     }
     if global.json {
         return output::json(&json!({"id": args.id, "cancelled": true}));

@@ -148,11 +148,11 @@ async fn gone(global: &Global, url: &str) -> Fault {
 
 /// One stored event as a line.
 pub fn print(global: &Global, stored: &Listed, paint: Paint) -> anyhow::Result<()> {
-    let Listed { stream, seq, undecodable, payload_base64, .. } = stored;
+    let Listed { stream, seq, stored_at, undecodable, payload_base64, .. } = stored;
     if global.json {
         return output::json_line(&match stored.event.is_null() {
-            false => json!({"stream": stream, "seq": seq, "event": stored.event}),
-            true => json!({"stream": stream, "seq": seq, "undecodable": undecodable}),
+            false => json!({"stream": stream, "seq": seq, "stored_at": stored_at, "event": stored.event}),
+            true => json!({"stream": stream, "seq": seq, "stored_at": stored_at, "undecodable": undecodable}),
         });
     }
     let event = serde_json::from_value::<EventJson>(stored.event.clone()).ok();

@@ -158,7 +158,7 @@ fn path(text: &str) -> Result<Vec<Step>, String> {
         let known: Vec<&str> = FIELDS.iter().map(|(short, _)| *short).collect();
         let hint = match did_you_mean(field, &known) {
             Some(near) => format!("did you mean `{near}`?"),
-            None => format!("there are {}", known.join(", ")),
+            None => format!("there are {};", known.join(", ")),
         };
         return Err(format!("there is no field `{field}`; {hint}"));
     };

@@ -50,6 +50,13 @@ pub(super) fn is(record: &Record, id: &str) -> bool {
     of_record(record).is_some_and(|own| own == id)
 }
 
+/// The id of this event, if it is one that the schedule with this id fired.
+pub(super) fn fired_by(record: &Record, schedule: &str) -> Option<String> {
+    let own = Occurrence::of(&record.headers, &record.subject, record.stored_at)?.id;
+    let number = own.strip_prefix(schedule)?.strip_prefix('.')?;
+    number.bytes().all(|byte| byte.is_ascii_digit()).then_some(own)
+}
+
 /// The chain a stored event belongs to, as its headers tell.
 pub(super) fn chain_of(record: &Record) -> Option<String> {
     let named = headers::get(Some(&record.headers), headers::CORRELATION).map(str::to_owned);

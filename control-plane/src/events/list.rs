@@ -149,13 +149,14 @@ async fn last_of(
     first: u64,
     end: u64,
 ) -> Result<From, Fault> {
-    let (mut last, mut found, mut scanned) = (end, 0, 0);
-    while last >= first && scanned < SCANNED_MAX {
-        let from = (last + 1).saturating_sub(PAGE_MAX as u64).max(first);
+    // All from here on was looked at.
+    let (mut begin, mut found) = (end + 1, 0);
+    while begin > first && end + 1 - begin < SCANNED_MAX {
+        let from = begin.saturating_sub(PAGE_MAX as u64).max(first);
         let query = Query {
             filters: filters.to_vec(),
             from: From::Seq(from),
-            to_seq: Some(last),
+            to_seq: Some(begin - 1),
             headers_only: true,
             limit: PAGE_MAX,
         };
@@ -164,13 +165,9 @@ async fn last_of(
             return Ok(From::Seq(at.seq));
         }
         found += page.records.len();
-        scanned += last + 1 - from;
-        if from == first {
-            break;
-        }
-        last = from - 1;
+        begin = from;
     }
-    Ok(From::Seq(last.max(first)))
+    Ok(From::Seq(begin))
 }
 
 fn later(from: From, seq: u64) -> From {

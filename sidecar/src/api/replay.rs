@@ -245,7 +245,7 @@ fn lines(reader: Reader, stop: tokio_util::sync::CancellationToken) -> impl Stre
 
 fn line(found: &Found) -> Value {
     let stored = timestamp::format(&timestamp::from_system(found.stored)).unwrap_or_default();
-    let mut line = json!({"stream": found.stream, "seq": found.seq, "stored": stored});
+    let mut line = json!({"stream": found.stream, "seq": found.seq, "stored_at": stored});
     match Event::decode(found.event.clone()) {
         Ok(event) => line["event"] = event_to_json(&event),
         Err(error) => {

@@ -44,9 +44,9 @@ async fn an_agent_reads_history_by_number_time_and_address() {
     assert_eq!((&notes[0]["event"]["data"]["n"], &notes[0]["event"]["replay_of"]), (&json!(0), &Value::Null));
     let both = lines(&live, json!({"patterns": ["file.*", "note.>"], "from_seq": 3, "to_seq": 5})).await;
     assert_eq!(ids(&both), ["n-00002", "n-00003", "n-00004"]);
-    let since = notes[3]["stored"].clone();
+    let since = notes[3]["stored_at"].clone();
     assert_eq!(ids(&lines(&live, json!({"patterns": ["note.>"], "since": since})).await), ["n-00004", "n-00005"]);
-    let until = notes[1]["stored"].clone();
+    let until = notes[1]["stored_at"].clone();
     assert_eq!(ids(&lines(&live, json!({"patterns": ["note.>"], "until": until})).await), ["n-00000", "n-00001"]);
     assert_eq!(lines(&live, json!({"patterns": ["note.>"], "last": "1h"})).await.len(), 5);
 

@@ -61,6 +61,10 @@ async fn tail_begins_in_the_past_filters_and_goes_on_live() {
     assert_eq!(past(&["tail", "note.odd", "--since", "10m", "--where", "data.n > 1"]).await, [3, 5]);
     assert_eq!(past(&["tail", "note.even", "--last", "1"]).await, [4]);
     assert_eq!(past(&["tail", "--last", "2", "--where", "type = note.odd"]).await, [5]);
+    // Fewer than were asked for.
+    assert_eq!(past(&["tail", "--last", "100"]).await, [1, 2, 3, 4, 5]);
+    assert_eq!(past(&["tail", "note.even", "--last", "3"]).await, [2, 4]);
+    assert_eq!(past(&["tail", "note.none", "--last", "3"]).await, [0_i64; 0]);
     assert_eq!(past(&["tail", "--since", "2099-01-01T00:00:00Z"]).await, [0_i64; 0]);
     for (args, wanted) in
         [(["tail", "--where", "typ = x"], "did you mean `type`?"), (["tail", "--since", "yesterday"], "--since")]

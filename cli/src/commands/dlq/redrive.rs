@@ -1,14 +1,16 @@
 //! `agentbus dlq redrive`: sends dead letters again, a page at a time, and says what became of each.
 
+use std::collections::BTreeSet;
+
 use agentbus_control_plane::dead_letters::{LetterResult, Outcome, Report, Request, Target};
 use agentbus_proto::Code;
 
 use super::Which;
 use crate::control::Api;
-use crate::exit::{Silent, fault};
+use crate::exit::{Silent, exit_code, fault};
 use crate::instance::Global;
-use crate::progress::Progress;
 use crate::output::{self, printable};
+use crate::progress::Progress;
 
 /// Most letters named in one request.
 const SEQS_MAX: usize = 1000;
@@ -52,6 +54,8 @@ struct Tally {
     sent: usize,
     refused: usize,
     failed: usize,
+    /// Why they failed.
+    codes: BTreeSet<String>,
     stopped: Option<String>,
 }
 
@@ -143,7 +147,10 @@ impl Tally {
         match outcome {
             Outcome::Redriven { .. } | Outcome::WouldRedrive { .. } => self.sent += 1,
             Outcome::Refused { .. } => self.refused += 1,
-            Outcome::Failed { .. } => self.failed += 1,
+            Outcome::Failed { code, .. } => {
+                self.failed += 1;
+                self.codes.insert(code.clone());
+            }
         }
     }
 }
@@ -166,7 +173,7 @@ fn dash(text: &str) -> String {
 }
 
 fn summary(args: &Args, tally: Tally) -> anyhow::Result<()> {
-    let Tally { sent, refused, failed, stopped } = tally;
+    let Tally { sent, refused, failed, codes, stopped } = tally;
     if let Some(why) = stopped {
         return Err(fault(
             Code::BrokerDown,
@@ -179,5 +186,31 @@ fn summary(args: &Args, tally: Tally) -> anyhow::Result<()> {
     }
     let verb = if args.dry_run { "would be redriven" } else { "redriven" };
     output::say(format!("{sent} {verb}, {refused} refused, {failed} failed"));
-    if refused + failed > 0 { Err(Silent(1).into()) } else { Ok(()) }
+    match refused + failed {
+        0 => Ok(()),
+        _ if sent + refused == 0 => Err(Silent(common_exit(&codes)).into()),
+        _ => Err(Silent(1).into()),
+    }
+}
+
+/// The exit code of what they all failed with; 1 for a mixture.
+fn common_exit(codes: &BTreeSet<String>) -> u8 {
+    let codes: BTreeSet<u8> = codes.iter().map(|code| code.parse().map_or(1, exit_code)).collect();
+    match codes.into_iter().collect::<Vec<_>>()[..] {
+        [one] => one,
+        _ => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_reason_for_all_is_the_exit_code() {
+        let exit = |codes: &[&str]| common_exit(&codes.iter().map(|code| (*code).to_owned()).collect());
+        assert_eq!(exit(&["UNKNOWN_DELIVERY"]), 69);
+        assert_eq!(exit(&["UNKNOWN_DELIVERY", "BROKER_DOWN"]), 1);
+        assert_eq!(exit(&["SOMETHING_NEW"]), 1);
+    }
 }

@@ -45,7 +45,11 @@ pub(in crate::commands) async fn data(argument: Option<&str>) -> anyhow::Result<
         Some("-") => read_all(tokio::io::stdin(), "stdin").await,
         Some(text) => match text.strip_prefix('@') {
             Some(path) => {
-                let unreadable = |error| fault(Code::InvalidEvent, format!("cannot read `{path}`: {error}"));
+                let unreadable = |error| {
+                    let why =
+                        format!("cannot read `{path}`: {error}; data with @ in front names a file, `-` reads stdin");
+                    fault(Code::InvalidEvent, why)
+                };
                 read_all(tokio::fs::File::open(Path::new(path)).await.map_err(unreadable)?, path).await
             }
             None => Ok(Bytes::copy_from_slice(text.as_bytes())),

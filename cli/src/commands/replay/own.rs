@@ -48,7 +48,7 @@ fn print(global: &Global, found: &ReplayResponse, paint: Paint) -> anyhow::Resul
         let stored = found.stored.as_ref().map(show::millis).unwrap_or_default();
         let (stream, seq) = (&found.stream, found.seq);
         return output::json_line(
-            &json!({"stream": stream, "seq": seq, "stored": stored, "event": event_to_json(&event)}),
+            &json!({"stream": stream, "seq": seq, "stored_at": stored, "event": event_to_json(&event)}),
         );
     }
     let seq = paint.dim(format!("#{}", found.seq));
