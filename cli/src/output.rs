@@ -118,6 +118,24 @@ pub fn printable(text: &str) -> String {
     out
 }
 
+/// Text of many lines for a terminal: line ends and tabs stay, everything else that would control it is made visible.
+pub fn printable_lines(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for (number, line) in text.split('\n').enumerate() {
+        if number > 0 {
+            out.push('\n');
+        }
+        let line = line.strip_suffix('\r').unwrap_or(line);
+        for (number, part) in line.split('\t').enumerate() {
+            if number > 0 {
+                out.push('\t');
+            }
+            out.push_str(&printable(part));
+        }
+    }
+    out
+}
+
 /// A question with the answer no by default. Without a terminal to ask at, the answer is what `unattended` says.
 pub fn confirm(question: &str, unattended: bool) -> io::Result<bool> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
@@ -135,6 +153,11 @@ pub fn confirm(question: &str, unattended: bool) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_and_tabs_stay_and_nothing_else_does() {
+        assert_eq!(printable_lines("a\tb\r\nc\u{1b}[2J\r\u{7}\n"), "a\tb\nc\\u{1b}[2J\\r\\u{7}\n");
+    }
 
     #[test]
     fn an_event_cannot_move_the_cursor() {

@@ -1,5 +1,7 @@
 //! `agentbus ask`: an event that wants a reply, through the sidecar like any agent's, and the reply on stdout.
 
+use std::io::{self, IsTerminal};
+
 use agentbus_proto::event::v1::Event;
 use agentbus_proto::json::content::JSON;
 use agentbus_proto::json::{AnswerJson, EventJson};
@@ -107,7 +109,7 @@ fn piece(global: &Global, event: &Event, last: bool) -> anyhow::Result<()> {
     if global.json {
         return output::json_line(&AnswerJson { reply: EventJson::from(event), r#final: last, before: Vec::new() });
     }
-    Ok(output::bytes(&printed(event, last))?)
+    Ok(output::bytes(&for_reader(printed(event, last), io::stdout().is_terminal()))?)
 }
 
 /// What is printed of one piece: JSON on a line of its own, anything else as it is, and a line end behind the last.
@@ -121,11 +123,16 @@ fn printed(event: &Event, last: bool) -> Vec<u8> {
     data
 }
 
+/// A program gets the reply byte for byte; a terminal must not be controlled by it.
+fn for_reader(data: Vec<u8>, terminal: bool) -> Vec<u8> {
+    if terminal { output::printable_lines(&String::from_utf8_lossy(&data)).into_bytes() } else { data }
+}
+
 fn whole(global: &Global, mut heard: Vec<Event>) -> anyhow::Result<()> {
     if !global.json {
         let count = heard.len();
         let data = heard.iter().enumerate().flat_map(|(at, event)| printed(event, at + 1 == count));
-        return Ok(output::bytes(&data.collect::<Vec<u8>>())?);
+        return Ok(output::bytes(&for_reader(data.collect(), io::stdout().is_terminal()))?);
     }
     let Some(last) = heard.pop() else { return Ok(()) };
     let before = heard.iter().map(EventJson::from).collect();
@@ -135,6 +142,13 @@ fn whole(global: &Global, mut heard: Vec<Event>) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reply_controls_no_terminal_and_reaches_a_program_whole() {
+        let evil = b"red\x1b[2J\n\xff".to_vec();
+        assert_eq!(for_reader(evil.clone(), false), evil);
+        assert_eq!(for_reader(evil, true), "red\\u{1b}[2J\n\u{fffd}".as_bytes());
+    }
 
     #[test]
     fn pieces_of_text_are_joined_and_json_has_lines() {

@@ -4,11 +4,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use agentbus_nats::bus::Bus;
+use agentbus_nats::grant::GroupGrant;
 use agentbus_nats::moves::rfc3339;
 use agentbus_nats::names::Names;
+use agentbus_nats::pattern::Pattern;
 use agentbus_nats::read::{From, Query, Record};
+use agentbus_nats::subject::{self, EventSubject};
 use agentbus_nats::topology::Sizes;
-use agentbus_proto::{Code, Fault};
+use agentbus_proto::{Address, Code, Fault};
 use tokio::sync::watch;
 
 use super::asking::Desk;
@@ -66,7 +69,10 @@ impl Events {
 
     /// Where the event with this id is. `UNKNOWN_DELIVERY` when there is none in what was looked at.
     pub async fn show(&self, id: &str) -> Result<Shown, Fault> {
-        let first = self.find(id).await?;
+        self.shown(self.find(id, |_| true).await?).await
+    }
+
+    async fn shown(&self, first: Record) -> Result<Shown, Fault> {
         let others = self.effects(&first).await?;
         let mut events = vec![Taken::new(first)];
         let (mut statuses, _) = self.gather.statuses(&events, &others, true).await?;
@@ -84,13 +90,14 @@ impl Events {
         let mut found = self.links(id).await?;
         let mut correlation_id = id.to_owned();
         if found.records.is_empty() {
-            let event = self.find(id).await.map_err(no_chain)?;
+            let event = self.find(id, |_| true).await.map_err(no_chain)?;
             correlation_id = ids::chain_of(&event).unwrap_or_else(|| id.to_owned());
             found = self.links(&correlation_id).await?;
         }
         let mut events = Vec::with_capacity(found.records.len());
         for record in &found.records {
-            events.extend(self.bus().get(&self.stream(), record.seq).await?.map(Taken::new));
+            // All of them together may be more than fits into memory.
+            events.extend(self.bus().get(&self.stream(), record.seq).await?.map(|one| Taken::new(one).without_data()));
         }
         let (statuses, all) = self.gather.statuses(&events, &events, false).await?;
         Ok(Chain {
@@ -102,9 +109,14 @@ impl Events {
         })
     }
 
-    /// The same for an agent, which sees what it sent and what is for its groups; the person sees all.
+    /// The same for an agent, which sees what it sent and what is for its groups; the person sees all. Ids are their
+    /// senders' choice: another's event with the same id is neither found instead nor told of.
     pub async fn show_to(&self, agent: &str, id: &str) -> Result<Shown, Fault> {
-        let mut shown = self.show(id).await?;
+        if agent == PERSON {
+            return self.show(id).await;
+        }
+        let own = self.gather.grants.groups().of(agent);
+        let mut shown = self.shown(self.find(id, |record| concerns(record, agent, &own)).await?).await?;
         shown.events = self.visible(agent, shown.events);
         if shown.events.is_empty() { Err(unknown(id, "")) } else { Ok(shown) }
     }
@@ -136,11 +148,24 @@ impl Events {
         self.gather.names.events()
     }
 
-    async fn find(&self, id: &str) -> Result<Record, Fault> {
+    async fn find(&self, id: &str, sees: impl Fn(&Record) -> bool) -> Result<Record, Fault> {
         let stream = self.stream();
         let look = ids::look(id, &stream);
-        let found = scan::walk(self.bus(), &stream, look, Wanted::One, |record| ids::is(record, id)).await?;
-        let Some(record) = found.records.first() else { return Err(unknown(id, &within(&found, look))) };
+        let fired = OnceLock::new();
+        let fits = |record: &Record| {
+            if !sees(record) {
+                return false;
+            }
+            if let Some(fired_id) = ids::fired_by(record, id) {
+                let _ = fired.set(fired_id);
+            }
+            ids::is(record, id)
+        };
+        let found = scan::walk(self.bus(), &stream, look, Wanted::One, fits).await?;
+        let Some(record) = found.records.first() else {
+            let hint = fired.get().map(|one| format!("; `{one}` is one of the schedule `{id}`")).unwrap_or_default();
+            return Err(unknown(id, &(within(&found, look) + &hint)));
+        };
         self.bus().get(&stream, record.seq).await?.ok_or_else(|| unknown(id, ""))
     }
 
@@ -166,6 +191,16 @@ impl Events {
         }
         Ok(effects)
     }
+}
+
+/// Whether an agent sent an event, or is in a group that reads its address.
+fn concerns(record: &Record, agent: &str, own: &[GroupGrant]) -> bool {
+    let reads = |to: &Address| {
+        let patterns = own.iter().flat_map(|group| &group.patterns);
+        patterns.filter_map(|text| Pattern::parse(text).ok()).any(|pattern| pattern.matches_address(to))
+    };
+    subject::sender(&record.subject) == Some(agent)
+        || EventSubject::parse(&record.subject).is_some_and(|subject| reads(&subject.to))
 }
 
 /// Where a dead letter of one of these was sent to its address once more.

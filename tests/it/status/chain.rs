@@ -36,6 +36,7 @@ async fn a_chain_is_told_from_the_first_event_to_the_dead_letter() {
     let to: Vec<&str> = events.iter().filter_map(|event| event["event"]["to"].as_str()).collect();
     assert_eq!(to, ["work.start", "made.it", "final.word"]);
     assert_eq!(events[0]["event"]["data"], Value::Null, "a chain is told without data");
+    assert!(events[0]["event"].get("data_base64").is_none(), "left out is not empty: {chain}");
 
     let first = of(&events[0], "a");
     assert_eq!(
@@ -98,5 +99,11 @@ async fn a_receipt_tells_who_acked_and_when() {
     let tried = &status["attempts"][0];
     assert_eq!((&tried["agent"], &tried["outcome"], &tried["inferred"]), (&json!("a"), &json!("acked"), &Value::Null));
     assert!(status["since"] == tried["ended"] && status["queue_wait_ms"].is_u64(), "{status}");
+    // The stream that was made for it is no stranger.
+    let plan = stage.here.json(&["streams", "plan"]).await;
+    let steps = plan.as_array().cloned().unwrap_or_default();
+    let receipts = steps.iter().find(|step| step["name"] == "AB_default_RECEIPTS");
+    assert_eq!(receipts.map(|step| step["action"].clone()), Some(json!("same")), "{plan}");
+    assert!(!steps.iter().any(|step| step["action"] == "unknown"), "{plan}");
     stage.end().await;
 }

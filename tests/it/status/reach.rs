@@ -8,6 +8,23 @@ use tonic::Request;
 use super::stage::{Stage, event, get};
 
 #[tokio::test]
+async fn anothers_event_with_the_same_id_hides_nothing() {
+    let stage = Stage::new().await;
+    let (a, b) = (stage.voice("a").await, stage.voice("b").await);
+    for (agent, to) in [(&a, "made.first"), (&b, "made.second")] {
+        agent.publish(json!({"to": to, "id": "order-7", "data": 1})).await;
+    }
+    for (agent, to) in [(&a, "made.first"), (&b, "made.second")] {
+        let told = get(agent, "/v1/events/order-7").await;
+        assert_eq!((told.status, &told.body["events"][0]["event"]["to"]), (200, &json!(to)), "{}", told.body);
+    }
+    // An id may tell any time, beyond every calendar too.
+    let beyond = get(&a, "/v1/events/ffffffff-ffff-7fff-bfff-ffffffffffff").await;
+    assert_eq!((beyond.status, &beyond.body["code"]), (404, &json!("UNKNOWN_DELIVERY")), "{}", beyond.body);
+    stage.end().await;
+}
+
+#[tokio::test]
 async fn an_agent_sees_its_own_events_and_no_others() {
     let stage = Stage::new().await;
     let (a, c) = (stage.voice("a").await, stage.voice("c").await);

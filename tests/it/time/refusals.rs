@@ -39,6 +39,14 @@ async fn what_makes_no_sense_is_refused_with_a_reason() {
 }
 
 #[tokio::test]
+async fn a_cron_expression_is_one_line_to_the_broker() {
+    let world = World::start().await;
+    let (_clock, clock) = world.agent("clock").await;
+    schedule(&clock, json!({"to": "tick.x", "cron": " 0 9 *\r\n*\t1-5\n"})).await;
+    assert_eq!(list(&clock).await[0]["cron"], "0 9 * * 1-5");
+}
+
+#[tokio::test]
 async fn an_agent_has_so_many_schedules_and_no_more() {
     let world = World::start().await;
     let ((_a, clock), (_b, other)) = (world.agent("clock").await, world.agent("other").await);

@@ -90,7 +90,7 @@ fn details(group: &GroupStatus) -> Vec<String> {
             Some(redriven) => format!("redriven {} to the {}", redriven.at, redriven.to.as_str()),
             None => format!("look at it: agentbus dlq show {letter}"),
         };
-        lines.push(format!("dead letter {letter}, {}; {again}", group.class));
+        lines.push(format!("dead letter {letter}, {}; {again}", printable(&group.class)));
     }
     if group.attempts.is_empty() && !group.reason.is_empty() {
         lines.push(format!("reason: {}", printable(&group.reason)));
@@ -100,17 +100,17 @@ fn details(group: &GroupStatus) -> Vec<String> {
         lines.push(format!("waited {wait} ms in the queue"));
     }
     if !group.note.is_empty() {
-        lines.push(group.note.clone());
+        lines.push(printable(&group.note));
     }
     lines
 }
 
 fn attempt(one: &Attempt) -> String {
-    let by = if one.agent.is_empty() { String::new() } else { format!(" by {}", printable(&one.agent)) };
+    let by = if one.agent.is_empty() { String::new() } else { format!(" by {}", one.agent) };
     let from = one.handed.as_ref().map(|handed| format!(", handed out {handed}")).unwrap_or_default();
     let to = one.ended.as_ref().map(|ended| format!(", ended {ended}")).unwrap_or_default();
-    let why = if one.reason.is_empty() { String::new() } else { format!(": {}", printable(&one.reason)) };
-    format!("attempt {} {}{by}{from}{to}{why}", one.attempt, one.outcome)
+    let why = if one.reason.is_empty() { String::new() } else { format!(": {}", one.reason) };
+    printable(&format!("attempt {} {}{by}{from}{to}{why}", one.attempt, one.outcome))
 }
 
 #[cfg(test)]
@@ -118,6 +118,22 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn no_word_of_an_agent_controls_the_terminal() {
+        let evil = "\u{1b}[2J\n";
+        let status: EventStatus = serde_json::from_value(json!({
+            "event": {"id": evil, "to": evil, "source": evil, "type": evil, "data": evil}, "stream": "S", "seq": 7,
+            "stored_at": "2026-11-20T10:00:00.000Z",
+            "groups": [{"group": evil, "state": "dead", "attempt": 1, "agent": evil, "instance": evil, "class": evil,
+                "dead_letter": 3, "note": evil, "reason": evil, "attempts": [{"attempt": 1, "agent": evil,
+                "handed": evil, "ended": evil, "outcome": evil, "reason": evil}]}],
+        }))
+        .unwrap();
+        let told = lines(&status, Paint::default());
+        assert!(!told.iter().any(|line| line.contains(char::is_control)), "{told:?}");
+        assert!(told.iter().any(|line| line.contains("\\u{1b}[2J")));
+    }
 
     #[test]
     fn everything_known_of_a_group_is_told() {

@@ -41,10 +41,27 @@ pub(super) fn lines(chain: &Chain, width: usize, paint: Paint) -> Vec<String> {
         }
     }
     lines.push(String::new());
-    let legend = format!(
-        "{QUEUE} waits  {WORK} work  {PAUSE} until the next attempt  {EITHER} waits or works  {DONE} acked  {FAILED} failed"
-    );
-    lines.push(paint.dim(cut(&legend, width)));
+    lines.extend(legend(width).into_iter().map(|line| paint.dim(line)));
+    lines
+}
+
+/// What the signs mean, on as many lines as it takes.
+fn legend(width: usize) -> Vec<String> {
+    let meanings = [
+        (QUEUE, "waits"),
+        (WORK, "work"),
+        (PAUSE, "until the next attempt"),
+        (EITHER, "waits or works"),
+        (DONE, "acked"),
+        (FAILED, "failed"),
+    ];
+    let mut lines: Vec<String> = Vec::new();
+    for meaning in meanings.map(|(sign, meaning)| format!("{sign} {meaning}")) {
+        match lines.last_mut().filter(|line| line.chars().count() + 2 + meaning.chars().count() <= width) {
+            Some(line) => line.push_str(&format!("  {meaning}")),
+            None => lines.push(meaning),
+        }
+    }
     lines
 }
 
@@ -121,16 +138,16 @@ fn more(group: &GroupStatus) -> Vec<String> {
     let times: Vec<String> = waited.into_iter().chain(worked).collect();
     let failed = group.attempts.iter().filter(|one| !one.reason.is_empty());
     let mut lines = if times.is_empty() { Vec::new() } else { vec![times.join(", ")] };
-    lines.extend(failed.map(|one| format!("attempt {} {}: {}", one.attempt, one.outcome, printable(&one.reason))));
+    lines.extend(failed.map(|one| printable(&format!("attempt {} {}: {}", one.attempt, one.outcome, one.reason))));
     if let Some(letter) = group.dead_letter {
         let again = if group.redriven.is_some() { ", redriven" } else { "" };
-        lines.push(format!("dead letter {letter} {}{again}", group.class));
+        lines.push(format!("dead letter {letter} {}{again}", printable(&group.class)));
     }
     if let Some(due) = &group.due {
         lines.push(format!("attempt {} is due {due}", group.attempt));
     }
     if !group.note.is_empty() {
-        lines.push(group.note.clone());
+        lines.push(printable(&group.note));
     }
     lines
 }
@@ -208,6 +225,25 @@ chain order-17  2 events, 8.00 s
         let drawn = lines(&chain(), 80, Paint::default());
         assert!(drawn.iter().all(|line| line.chars().count() <= 80), "{}", drawn.join("\n"));
         assert_eq!(drawn.join("\n"), PICTURE, "\n{}", drawn.join("\n"));
+    }
+
+    #[test]
+    fn no_word_of_an_agent_controls_the_terminal() {
+        let evil = "\u{1b}[2J\n";
+        let mut chain = chain();
+        chain.correlation_id = evil.into();
+        for event in &mut chain.events {
+            event.event = json!({"id": evil, "to": evil, "type": evil, "source": evil});
+            for group in &mut event.groups {
+                let words = [&mut group.group, &mut group.agent, &mut group.class, &mut group.note, &mut group.reason];
+                words.into_iter().for_each(|word| *word = evil.into());
+                for one in &mut group.attempts {
+                    (one.outcome, one.reason, one.agent) = (evil.into(), evil.into(), evil.into());
+                }
+            }
+        }
+        let drawn = lines(&chain, 160, Paint::default());
+        assert!(!drawn.iter().any(|line| line.contains(char::is_control)), "{drawn:?}");
     }
 
     #[test]
