@@ -1,21 +1,27 @@
 //! The way in: from the broker to the agent and back as an answer.
 //!
-//! `group` pulls by demand → `admit` decides what a message is → `table` holds it under a lease and hands it out by
-//! credit (`hand`) → `settle` takes the agent's answer (`reply` one to an ask) → `moves` stores a retry or a dead letter before the broker is told.
-//! `hub` owns all of it. Deciding (`admit`, `table`) takes time as an argument and does nothing by itself.
+//! `group` pulls by demand; `slices` does for a group in lanes or parts, as `lanes` decides → `admit` decides what a message
+//! is → `table` holds it under a lease and hands it out by credit (`hand`) → `settle` takes the agent's answer (`reply` one
+//! to an ask) → `moves` stores a retry or a dead letter before the broker is told → `receipt` says who was through with it.
+//! `brake` leaves a group alone whose events the agent keeps failing on.
+//!
+//! `hub` owns all of it. Deciding (`admit`, `lanes`, `table`) takes time as an argument and does nothing by itself.
+
+pub mod hub;
+
+mod group;
+pub mod lanes;
+mod slices;
 
 pub mod admit;
-mod brake;
-mod group;
 mod hand;
-pub mod lanes;
-pub mod hub;
+pub mod table;
+
+mod brake;
 mod moves;
 mod receipt;
 mod reply;
 mod settle;
-mod slices;
-pub mod table;
 
 pub use hub::{Hub, Options};
 pub use reply::ReplyWith;
