@@ -40,7 +40,7 @@ const ALLOWED: &[&str] = &[
 
 /// Keys of the full contract that come with later versions.
 const LATER: &[&str] =
-    &["model", "prompt", "capabilities", "workspace", "approvals", "budget", "isolation", "channels", "concurrency"];
+    &["model", "prompt", "capabilities", "workspace", "approvals", "budget", "isolation", "concurrency"];
 
 /// How an agent's program is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

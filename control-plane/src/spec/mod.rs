@@ -49,7 +49,6 @@ const FILE_BYTES_MAX: usize = 1 << 20;
 
 const ALLOWED: &[&str] =
     &["version", "namespace", "defaults", "retention", "channels", "pools", "topics", "agents", "broker"];
-const LATER: &[&str] = &[];
 
 /// A valid project file.
 #[derive(Debug, Clone, PartialEq)]
@@ -122,7 +121,7 @@ impl Project {
 }
 
 fn read_project(reader: &mut Reader, root: &Node) -> Option<Project> {
-    let map = reader.table(root, "", ALLOWED, LATER)?;
+    let map = reader.table(root, "", ALLOWED, &[])?;
     version(reader, &map);
     let namespace = namespace(reader, &map);
     let keys = [&["retry", "ack_deadline", "receipts"], &limits::KEYS[..]].concat();

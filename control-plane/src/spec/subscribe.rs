@@ -17,7 +17,7 @@ use super::yaml::{Mark, Node, Value};
 use super::{addresses, agent};
 
 const ALLOWED: &[&str] = &["patterns", "group", "types", "attributes", "ordered", "order", "lanes"];
-const LATER: &[&str] = &["concurrency", "pools", "priority"];
+const LATER: &[&str] = &["concurrency"];
 
 /// What one group reads.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

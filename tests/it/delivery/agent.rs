@@ -121,7 +121,7 @@ impl Agent {
             How::Nack(nack) => ("nack", json!({"retry_after": nack.retry_after.map(text), "reason": nack.reason})),
             How::Reject(reject) => ("reject", json!({"reason": reject.reason})),
             How::Extend(extend) => ("extend", json!({"by": extend.by.map(text)})),
-            How::Reply(_) => panic!("not in this version"),
+            How::Reply(_) => panic!("no event here is an ask"),
         };
         let body = if body.is_null() { json!({}) } else { body };
         let answer = self.http.post(&format!("/v1/deliveries/{}/{verb}", request.delivery_id), &body).await;
