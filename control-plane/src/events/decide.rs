@@ -223,7 +223,13 @@ fn dead(known: &Known) -> Option<GroupStatus> {
         ..GroupStatus::default()
     };
     let state = if letter.class == "EXPIRED" { State::Expired } else { State::Dead };
+    // What became of it after the redrive, where a receipt tells.
+    let after = receipt(known).filter(|_| known.receipts.last().is_some_and(|last| last.at > letter.at));
     Some(match &letter.redriven {
+        Some(redriven) if redriven.to == Target::Group && after.is_some() => {
+            let GroupStatus { state, attempt, agent, since, .. } = after.unwrap_or_default();
+            GroupStatus { state, attempt, agent, since, reason: String::new(), ..base }
+        }
         Some(redriven) if redriven.to == Target::Group => GroupStatus {
             state: State::Acked,
             since: None,

@@ -123,6 +123,26 @@ fn a_retry_in_place_says_what_failed() {
 }
 
 #[test]
+fn a_receipt_after_a_redrive_tells_who_and_when() {
+    let acked = |when: u64| Receipt {
+        attempt: 1,
+        outcome: "acked".into(),
+        agent: "other".into(),
+        at: Some(at(when)),
+        ..Receipt::default()
+    };
+    let known = |when: u64| Known {
+        letters: vec![letter(Some(Target::Group))],
+        receipts: vec![acked(when)],
+        ..reads(10, 10)
+    };
+    let status = said(known(8));
+    assert_eq!((status.state, status.attempt, status.agent.as_str()), (State::Acked, 1, "other"));
+    assert_eq!((status.since, status.note.as_str(), status.dead_letter), (Some(rfc3339(at(8))), "", Some(7)));
+    assert!(said(known(2)).note.contains("nothing of it is left"), "an older one is of another attempt");
+}
+
+#[test]
 fn a_dead_letter_says_which_and_how_often() {
     let status = said(Known { letters: vec![letter(None)], ..reads(10, 10) });
     assert_eq!((status.class.as_str(), status.reason.as_str(), status.dead_letter), ("EXHAUSTED", "boom", Some(7)));
