@@ -163,6 +163,35 @@ async fn a_schedule_fires_into_the_stream_that_takes_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_due_while_the_stream_was_full_comes_when_there_is_room() {
+    let bus = bus().await;
+    let schedules =
+        Config { allow_message_schedules: true, retention: RetentionPolicy::WorkQueue, ..stream("P", "p.>") };
+    bus.create_stream(&schedules).await.unwrap();
+    let rule = SubjectTransform { source: "p.due.>".into(), destination: "a.>".into() };
+    let source = Source { name: "P".into(), subject_transforms: vec![rule], ..Source::default() };
+    let config = Config { sources: Some(vec![source]), max_messages: 1, ..stream("S", "a.>") };
+    bus.update_stream(&config).await.unwrap();
+    bus.store(message("a.full", &[])).await.unwrap();
+    let at = |id, event| {
+        let headers = [(headers::SCHEDULE, "@at 1970-01-01T00:00:00Z"), (headers::SCHEDULE_TARGET, event)];
+        message(id, &headers)
+    };
+    bus.store(at("p.s.one", "p.due.one")).await.unwrap();
+    bus.store(at("p.s.two", "p.due.two")).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let mut subjects = Vec::new();
+    for below in 2..5 {
+        let kept = bus.get("S", below - 1).await.unwrap();
+        subjects.extend(kept.map(|record| record.subject));
+        bus.purge("S", below, None).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+    }
+    assert_eq!(subjects, ["a.full", "a.one", "a.two"]);
+    assert_eq!(bus.stream("P").await.unwrap().unwrap().messages, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn asks_are_answered_and_nobody_is_waited_for() {
     let bus = bus().await;
     let unheard = bus.request("svc.x", Bytes::new(), Duration::from_secs(5)).await.unwrap_err();

@@ -26,6 +26,8 @@ use crate::pull::Incoming;
 
 /// A stream feeds another one, which feeds another one: no further.
 const SOURCES_DEEP_MAX: usize = 4;
+/// What a full stream did not take from a queue is offered again after this long.
+const OFFER_AGAIN: Duration = Duration::from_millis(250);
 
 /// What a bus is.
 #[derive(Default)]
@@ -35,6 +37,8 @@ pub(super) struct World {
     pub listeners: Listeners,
     pub takers: Takers,
     due: Due,
+    /// Records of queues that a full stream did not take, in their order; bounded by the queues' sizes.
+    offers: Vec<(String, u64)>,
     /// What is waited for.
     planned: Option<Instant>,
     /// The earliest moment that came up since.
@@ -131,10 +135,14 @@ impl World {
                 copies.push((name.clone(), Message { subject, headers, payload: kept.payload.clone() }));
             }
         }
-        let mut taken = false;
+        let (mut taken, wanted) = (false, !copies.is_empty());
         for (name, copy) in copies {
-            // A stream that is full takes it later on a broker; here it stays where it is.
             taken |= self.append(&name, copy, now, deep + 1).is_ok();
+        }
+        if queue && wanted && !taken {
+            // A stream that is full takes it later, as on a broker.
+            self.offers.push((stream.to_owned(), seq));
+            self.expect(now.mono + OFFER_AGAIN);
         }
         if queue
             && taken
@@ -162,6 +170,9 @@ impl World {
                 let _ = self.append(&stream, message, now, 0);
             }
         }
+        for (stream, seq) in std::mem::take(&mut self.offers) {
+            self.feed(&stream, seq, now, 0);
+        }
         let streams: Vec<String> = self.streams.keys().cloned().collect();
         streams.iter().for_each(|stream| self.serve_stream(stream, now.mono));
     }
@@ -175,7 +186,8 @@ impl World {
             let place = (stream.clone(), name.clone());
             self.takers.served_at(&place, cursor.pinned(), cursor.next_due())
         });
-        comes.chain(wall).min()
+        let offered = (!self.offers.is_empty()).then(|| now.mono + OFFER_AGAIN);
+        comes.chain(wall).chain(offered).min()
     }
 
     /// Waits from now on for what [`Self::next_due`] says.
