@@ -7,7 +7,7 @@ use agentbus_tests::grpc;
 use agentbus_tests::http::HttpAgent;
 use serde_json::json;
 
-use super::world::{Echo, World, asking, listens, next_ask, reply};
+use super::world::{Echo, World, asking, listens, next_ask, reply, taking};
 
 #[tokio::test]
 async fn an_ask_is_answered_by_the_agent_by_a_pool_and_by_a_topic() {
@@ -122,10 +122,7 @@ async fn only_who_was_asked_is_heard() {
     let (asker, helper, other) =
         (world.sidecar("asker").await, world.sidecar("helper").await, world.sidecar("other").await);
     let (a, h) = (HttpAgent::of(&asker), HttpAgent::of(&helper));
-    let taken = tokio::spawn({
-        let h = h.clone();
-        async move { next_ask(&h).await }
-    });
+    let taken = taking(&h);
     listens(&world, "helper--inbox").await;
     let answer = asking(&a, json!({"to": "@helper", "id": "q", "timeout": "20s"}));
     let delivery = taken.await.unwrap();

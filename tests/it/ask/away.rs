@@ -5,15 +5,9 @@ use std::time::Duration;
 use agentbus_tests::http::HttpAgent;
 use agentbus_tests::proxy::Proxy;
 use agentbus_tests::wait::until;
-use serde_json::{Value, json};
-use tokio::task::JoinHandle;
+use serde_json::json;
 
-use super::world::{World, asking, listens, next_ask, reply};
-
-fn taking(agent: &HttpAgent) -> JoinHandle<Value> {
-    let agent = agent.clone();
-    tokio::spawn(async move { next_ask(&agent).await })
-}
+use super::world::{World, asking, listens, next_ask, reply, taking};
 
 /// Cuts the asker off, has `answer` reply meanwhile, and lets the asker in again.
 async fn while_cut_off(proxy: &Proxy, asker: &str, answer: impl AsyncFnOnce()) {

@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::world::{World, asking, listens, next_ask, reply};
+use super::world::{World, asking, listens, next_ask, reply, taking};
 
 /// A stream of server-sent events.
 pub struct Sse {
@@ -62,10 +62,7 @@ async fn pieces_come_one_by_one_over_sse() {
     let world = World::start().await;
     let (asker, helper) = (world.sidecar("asker").await, world.sidecar("helper").await);
     let (a, h) = (HttpAgent::of(&asker), HttpAgent::of(&helper));
-    let taken = tokio::spawn({
-        let h = h.clone();
-        async move { next_ask(&h).await }
-    });
+    let taken = taking(&h);
     listens(&world, "helper--inbox").await;
     let (status, mut sse) = Sse::ask(&a, json!({"to": "@helper", "timeout": "20s"})).await;
     assert_eq!(status, 200);
@@ -90,10 +87,7 @@ async fn sse_tells_failures_before_and_after_its_beginning() {
     assert_eq!(status, 404, "nobody serves");
     let (status, _) = Sse::ask(&a, json!({"to": "@helper", "timeout": "0s"})).await;
     assert_eq!(status, 400);
-    let taken = tokio::spawn({
-        let h = h.clone();
-        async move { next_ask(&h).await }
-    });
+    let taken = taking(&h);
     listens(&world, "helper--inbox").await;
     let (status, mut sse) = Sse::ask(&a, json!({"to": "@helper", "timeout": "1s"})).await;
     assert_eq!(status, 200);
@@ -131,10 +125,7 @@ async fn without_a_stream_all_pieces_are_in_one_answer() {
     let world = World::start().await;
     let (asker, helper) = (world.sidecar("asker").await, world.sidecar("helper").await);
     let (a, h) = (HttpAgent::of(&asker), HttpAgent::of(&helper));
-    let taken = tokio::spawn({
-        let h = h.clone();
-        async move { next_ask(&h).await }
-    });
+    let taken = taking(&h);
     listens(&world, "helper--inbox").await;
     let answer = asking(&a, json!({"to": "@helper", "timeout": "20s"}));
     let delivery = taken.await.unwrap();
@@ -159,10 +150,7 @@ async fn an_answer_that_begins_anew_replaces_what_came_before() {
     let (asker, helper, other) =
         (world.sidecar("asker").await, world.sidecar("helper").await, world.sidecar("other").await);
     let (a, h, o) = (HttpAgent::of(&asker), HttpAgent::of(&helper), HttpAgent::of(&other));
-    let taken = tokio::spawn({
-        let h = h.clone();
-        async move { next_ask(&h).await }
-    });
+    let taken = taking(&h);
     listens(&world, "pool--crew").await;
     let answer = asking(&a, json!({"to": "@crew", "timeout": "30s"}));
     let delivery = taken.await.unwrap();

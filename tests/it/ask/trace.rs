@@ -6,7 +6,7 @@ use agentbus_tests::collector::{Collector, Span};
 use agentbus_tests::http::HttpAgent;
 use serde_json::json;
 
-use super::world::{World, asking, listens, next_ask, reply};
+use super::world::{World, asking, listens, reply, taking};
 
 /// The names from the root to a span, with the instance that made it.
 fn path(spans: &[Span], span: &Span) -> String {
@@ -28,10 +28,7 @@ async fn an_ask_and_its_replies_are_one_tree() {
     let mut asker = world.sidecar_with("asker", None, Some(&collector.url)).await;
     let mut helper = world.sidecar_with("helper", None, Some(&collector.url)).await;
     let (a, h) = (HttpAgent::of(&asker), HttpAgent::of(&helper));
-    let taken = tokio::spawn({
-        let h = h.clone();
-        async move { next_ask(&h).await }
-    });
+    let taken = taking(&h);
     listens(&world, "helper--inbox").await;
     let answer = asking(&a, json!({"to": "@helper", "id": "q", "timeout": "20s"}));
     let delivery = taken.await.unwrap();

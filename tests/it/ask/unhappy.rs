@@ -6,7 +6,7 @@ use agentbus_tests::grpc;
 use agentbus_tests::http::HttpAgent;
 use serde_json::{Value, json};
 
-use super::world::{World, asking, listens, next_ask, reply};
+use super::world::{World, asking, listens, reply, taking};
 
 #[tokio::test]
 async fn asks_that_cannot_be_are_refused_with_their_reason() {
@@ -35,10 +35,7 @@ async fn the_same_id_cannot_be_asked_twice_at_once() {
     let world = World::start().await;
     let (asker, helper) = (world.sidecar("asker").await, world.sidecar("helper").await);
     let (a, h) = (HttpAgent::of(&asker), HttpAgent::of(&helper));
-    let taken = tokio::spawn({
-        let h = h.clone();
-        async move { next_ask(&h).await }
-    });
+    let taken = taking(&h);
     listens(&world, "helper--inbox").await;
     let first = asking(&a, json!({"to": "@helper", "id": "q", "timeout": "30s"}));
     let delivery = taken.await.unwrap();
@@ -60,10 +57,7 @@ async fn a_reply_needs_an_ask_and_must_make_sense() {
     assert!(said.body["detail"].as_str().unwrap().contains("no ask"), "{}", said.body);
     h.ack(&plain).await;
 
-    let taken = tokio::spawn({
-        let h = h.clone();
-        async move { next_ask(&h).await }
-    });
+    let taken = taking(&h);
     listens(&world, "helper--inbox").await;
     let answer = asking(&a, json!({"to": "@helper", "timeout": "30s"}));
     let delivery = taken.await.unwrap();
@@ -114,10 +108,7 @@ async fn an_asker_that_leaves_leaves_nothing_behind() {
     let world = World::start().await;
     let (asker, helper) = (world.sidecar("asker").await, world.sidecar("helper").await);
     let (a, h) = (HttpAgent::of(&asker), HttpAgent::of(&helper));
-    let taken = tokio::spawn({
-        let h = h.clone();
-        async move { next_ask(&h).await }
-    });
+    let taken = taking(&h);
     listens(&world, "helper--inbox").await;
     let mut client = grpc::client(&asker).await;
     let mut event = grpc::event("@helper", "x");

@@ -114,6 +114,12 @@ pub async fn next_ask(agent: &HttpAgent) -> Value {
     .await
 }
 
+/// Begins to wait for the next one, beside whatever the test does meanwhile.
+pub fn taking(agent: &HttpAgent) -> JoinHandle<Value> {
+    let agent = agent.clone();
+    tokio::spawn(async move { next_ask(&agent).await })
+}
+
 /// Replies and expects success.
 pub async fn reply(agent: &HttpAgent, delivery: &Value, body: Value) -> Value {
     let answer = agent.settle(delivery, "reply", body).await;
