@@ -174,10 +174,11 @@ pub async fn publish(writer: &HttpAgent, numbers: std::ops::Range<u64>, to: &str
 }
 
 /// Takes and acks until `enough` have come or nothing comes any more; gives back the ids in the order in which they came.
+/// What somebody else had when it vanished comes only after its ack wait and its pin: nothing means longer than that.
 pub async fn take(reader: &HttpAgent, enough: usize) -> Vec<String> {
     let mut ids: Vec<String> = Vec::new();
     while ids.len() < enough {
-        let deliveries = reader.receive(32, "4s").await;
+        let deliveries = reader.receive(32, "20s").await;
         if deliveries.is_empty() {
             break;
         }
