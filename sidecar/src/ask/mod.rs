@@ -11,6 +11,7 @@ mod pending;
 mod served;
 mod table;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -37,6 +38,8 @@ pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 /// Replies of one ask that its asker has not read yet.
 const UNREAD_MAX: usize = 1024;
+/// Bytes of them; a larger one is handed on when nothing else is unread.
+const UNREAD_BYTES_MAX: usize = 64 << 20;
 /// The asks of one sidecar. Cheap to clone.
 #[derive(Clone)]
 pub struct Asks {
@@ -48,7 +51,7 @@ struct Inner {
     outbound: Outbound,
     control: Control,
     tracer: Tracer,
-    table: Mutex<Table<mpsc::Sender<Reply>>>,
+    table: Mutex<Table<Ear>>,
     served: Served,
     /// There is reason to look for missed replies.
     look: Notify,
@@ -124,8 +127,9 @@ impl Asks {
         let answerers = Answerers::of(to, &self.inner.control.grant().directory);
         let (tx, rx) = mpsc::channel(UNREAD_MAX);
         // Before it is sent: the reply may be here before the broker's word.
-        self.table().open(id, answerers, now, tx)?;
-        let waiting = Waiting { asks: self.clone(), id: id.to_owned(), rx };
+        let unread = Arc::new(AtomicUsize::new(0));
+        self.table().open(id, answerers, now, Ear { to: tx, unread: Arc::clone(&unread) })?;
+        let waiting = Waiting { asks: self.clone(), id: id.to_owned(), rx, unread };
         let sent = async { self.inner.outbound.send_checked(checked).await?.stored().await };
         let late = |_| Fault::new(Code::OutcomeUnknown, "the broker has not confirmed the ask before its deadline");
         let (_, stored) = tokio::time::timeout_at(deadline, sent).await.map_err(late)??;
@@ -157,7 +161,7 @@ impl Asks {
         match self.table().take(reply) {
             Taken::Ready(to, ready) => {
                 for reply in ready {
-                    if to.try_send(reply).is_err() {
+                    if !to.hand(reply) {
                         // Its end notices by the channel's end.
                         self.table().close(&id);
                         break;
@@ -169,7 +173,7 @@ impl Asks {
         }
     }
 
-    fn table(&self) -> MutexGuard<'_, Table<mpsc::Sender<Reply>>> {
+    fn table(&self) -> MutexGuard<'_, Table<Ear>> {
         self.inner.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -188,11 +192,39 @@ impl Asks {
     }
 }
 
+/// Where the replies to one ask go.
+#[derive(Clone)]
+struct Ear {
+    to: mpsc::Sender<Reply>,
+    /// Bytes that are there and not read yet.
+    unread: Arc<AtomicUsize>,
+}
+
+impl Ear {
+    /// Hands a reply on; false when too much is unread, or nobody reads any more.
+    fn hand(&self, reply: Reply) -> bool {
+        let bytes = reply.event.len();
+        let before = self.unread.fetch_add(bytes, Ordering::Relaxed);
+        (before == 0 || before + bytes <= UNREAD_BYTES_MAX) && self.to.try_send(reply).is_ok()
+    }
+}
+
 /// An ask that is stored and waits; closed when dropped.
 struct Waiting {
     asks: Asks,
     id: String,
     rx: mpsc::Receiver<Reply>,
+    unread: Arc<AtomicUsize>,
+}
+
+impl Waiting {
+    /// Notes that a reply was read.
+    fn read(&self, reply: Option<Reply>) -> Option<Reply> {
+        if let Some(reply) = &reply {
+            self.unread.fetch_sub(reply.event.len(), Ordering::Relaxed);
+        }
+        reply
+    }
 }
 
 impl Drop for Waiting {
@@ -270,6 +302,19 @@ mod tests {
         assert_eq!(stamp(Event::default(), Some(Duration::from_secs(60))), (105, None));
         let later = Some(prost_types::Timestamp { seconds: 1000, nanos: 0 });
         assert_eq!(stamp(Event { expires: later, id: "q".into(), ..Event::default() }, None), (105, Some(1000)));
+    }
+
+    #[test]
+    fn what_is_unread_has_a_bound_in_bytes() {
+        let (to, mut rx) = mpsc::channel(UNREAD_MAX);
+        let ear = Ear { to, unread: Arc::default() };
+        let reply = |bytes: usize| {
+            let (head, info) = (EventHead::default(), ReplyInfo::default());
+            Reply { event: vec![0; bytes].into(), head, info, context: None }
+        };
+        assert!(ear.hand(reply(UNREAD_BYTES_MAX + 1)), "a single one always");
+        assert!(!ear.hand(reply(1)));
+        assert!(rx.try_recv().is_ok() && rx.try_recv().is_err());
     }
 
     #[test]

@@ -53,7 +53,7 @@ impl Pending {
             let look = self.last_look.unwrap_or(self.deadline);
             tokio::select! {
                 biased;
-                reply = self.waiting.rx.recv() => return reply.ok_or_else(overrun),
+                reply = self.waiting.rx.recv() => return self.waiting.read(reply).ok_or_else(overrun),
                 () = tokio::time::sleep_until(look), if self.last_look.is_some() => {
                     self.last_look = None;
                     self.waiting.asks.inner.look.notify_one();

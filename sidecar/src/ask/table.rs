@@ -18,6 +18,8 @@ use bytes::Bytes;
 pub const ASKS_MAX: usize = 1000;
 /// Replies to one ask that may wait for one before them.
 const AHEAD_MAX: usize = 256;
+/// Bytes of them; anybody who is asked may send them.
+const AHEAD_BYTES_MAX: usize = 16 << 20;
 
 /// One reply, read but not looked at.
 #[derive(Debug, Clone, PartialEq)]
@@ -161,7 +163,7 @@ impl<T: Clone> Table<T> {
         if index < run.next || run.ahead.contains_key(&index) {
             return Taken::Passed;
         }
-        if index > run.next && run.ahead.len() >= AHEAD_MAX {
+        if index > run.next && run.is_full(reply.event.len()) {
             // It is stored, and found when missed ones are looked for.
             return Taken::Ahead;
         }
@@ -180,6 +182,12 @@ impl<T: Clone> Table<T> {
 impl Run {
     fn new(group: &str, name: &str) -> Self {
         Self { group: group.to_owned(), name: name.to_owned(), next: 0, ahead: BTreeMap::new() }
+    }
+
+    /// Whether there is no room for one more reply that has to wait.
+    fn is_full(&self, bytes: usize) -> bool {
+        let waiting: usize = self.ahead.values().map(|reply| reply.event.len()).sum();
+        self.ahead.len() >= AHEAD_MAX || waiting + bytes > AHEAD_BYTES_MAX
     }
 
     /// Those that come next, up to a final one.

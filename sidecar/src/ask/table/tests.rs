@@ -119,3 +119,15 @@ fn a_failure_names_who_failed_and_how() {
     failed.info.error_message = "a.txt".into();
     assert_eq!(failed.failure().unwrap().message, "`@b` replied NO_SUCH_FILE: a.txt");
 }
+
+#[test]
+fn replies_that_wait_for_one_before_them_have_a_bound() {
+    let mut table = table(Answerers::Anybody);
+    let large = |index| Reply { event: vec![0; AHEAD_BYTES_MAX / 4].into(), ..reply("b", "g/1", index, index == 5) };
+    for index in 1..=5 {
+        assert_eq!(take(&mut table, large(index)), "Ahead");
+    }
+    // The fifth was not kept; it is stored, and comes again.
+    assert_eq!(take(&mut table, large(0)), "0 1 2 3 4");
+    assert_eq!(take(&mut table, large(5)), "5!");
+}
