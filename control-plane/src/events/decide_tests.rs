@@ -131,11 +131,8 @@ fn a_receipt_after_a_redrive_tells_who_and_when() {
         at: Some(at(when)),
         ..Receipt::default()
     };
-    let known = |when: u64| Known {
-        letters: vec![letter(Some(Target::Group))],
-        receipts: vec![acked(when)],
-        ..reads(10, 10)
-    };
+    let known =
+        |when: u64| Known { letters: vec![letter(Some(Target::Group))], receipts: vec![acked(when)], ..reads(10, 10) };
     let status = said(known(8));
     assert_eq!((status.state, status.attempt, status.agent.as_str()), (State::Acked, 1, "other"));
     assert_eq!((status.since, status.note.as_str(), status.dead_letter), (Some(rfc3339(at(8))), "", Some(7)));
