@@ -1,7 +1,7 @@
 //! Answers the verb `standby`: whose own events the asking agent is to take now, because that agent is away.
 //!
 //! An agent is away when none of its instances serves: at once when it was stopped or has given up, otherwise after
-//! [`AWAY_AFTER`], so that a quick restart moves nothing. Its events go to the first of its fallbacks that is not away
+//! `AWAY_AFTER`, so that a quick restart moves nothing. Its events go to the first of its fallbacks that is not away
 //! itself. What both take while the news travels is shared between them like between replicas.
 
 use std::collections::BTreeMap;
