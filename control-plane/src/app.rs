@@ -26,13 +26,13 @@ use crate::events::{self, Events};
 use crate::grants::Grants;
 use crate::keeper::Keeper;
 use crate::reconcile::Health;
+use crate::replay::Replays;
 use crate::resolve::{self, Resolver};
 use crate::schedules::{self, Schedules};
 use crate::spec::Project;
 use crate::standby::Standby;
 use crate::status::InstanceStatus;
 use crate::supervise::{self, Door, Local, Supervisor};
-use crate::replay::Replays;
 use crate::trimmer::{Alarms, Space, Trimmer};
 
 /// How long a sidecar may take to finish and give back what it holds. Its agent is gone by then, so little is left.
@@ -107,8 +107,7 @@ impl ControlPlane {
         let mut verbs = verbs(&options, &base, &grants, &alarms, &standby, &events)?;
         verbs.extend(resolve::verbs(&resolver));
         let bus = Arc::clone(&base.bus);
-        let replays =
-            Replays::new(bus, base.names.clone(), Arc::clone(&grants), &options.authority, audit.clone())?;
+        let replays = Replays::new(bus, base.names.clone(), Arc::clone(&grants), &options.authority, audit.clone())?;
         verbs.extend([replays.verb()]);
         start_responder(&tasks, &base, &grants, keeper, verbs).await?;
         tasks.spawn("audit", OnFailure::Log, endless(audit_service.run(base.publisher.clone(), stop.clone())));
@@ -232,12 +231,7 @@ async fn start_responder(
     Ok(())
 }
 
-fn supervise(
-    options: &Options,
-    local: Option<Local>,
-    grants: &Arc<Grants>,
-    audit: Audit,
-) -> Result<Supervisor, Fault> {
+fn supervise(options: &Options, local: Option<Local>, grants: &Arc<Grants>, audit: Audit) -> Result<Supervisor, Fault> {
     let options = supervise::Options {
         project: options.project.clone(),
         person: options.person,

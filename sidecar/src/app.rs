@@ -11,15 +11,15 @@ use agentbus_nats::subject;
 use agentbus_proto::{Code, Fault};
 use agentbus_runtime::admin::{self, Admin};
 use agentbus_runtime::ready::Readiness;
-use agentbus_runtime::{serve, state};
 use agentbus_runtime::trace::Tracer;
+use agentbus_runtime::{serve, state};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api;
-use crate::breaker;
 use crate::ask::Asks;
+use crate::breaker;
 use crate::control::Control;
 use crate::full::Full;
 use crate::inbound::{self, Hub, hub::Parts};
@@ -28,8 +28,8 @@ use crate::outbound::Outbound;
 use crate::query;
 use crate::seal::Seal;
 use crate::spool::{self, Spool};
-use crate::toll::Toll;
 use crate::standby;
+use crate::toll::Toll;
 
 /// A running sidecar.
 pub struct Sidecar {
@@ -98,7 +98,8 @@ impl Sidecar {
         }
         let toll = Toll::open(&grant, start.state.as_deref().map(Path::new), metrics.clone());
         let spool = open_spool(start.state.as_deref(), start.spool, &metrics)?;
-        let outbound = Outbound::new(publisher.clone(), &grant, tracer.clone(), metrics.clone(), spool.clone(), toll.clone());
+        let outbound =
+            Outbound::new(publisher.clone(), &grant, tracer.clone(), metrics.clone(), spool.clone(), toll.clone());
         outbound.explain_full(Full::new(bus.clone(), &grant.namespace, &grant.agent));
         let seal = Seal::new(&start.token);
         let parts =

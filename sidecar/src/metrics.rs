@@ -131,7 +131,11 @@ impl Metrics {
         registry.register("in_flight", "Deliveries held by this sidecar", metrics.in_flight.clone());
         registry.register("broker_connected", "1 while connected to the broker", metrics.broker_connected.clone());
         registry.register("refused", "Requests refused at the door", metrics.refused.clone());
-        registry.register("rate_limited", "Publishes refused by the agent's own rate or quota", metrics.rate_limited.clone());
+        registry.register(
+            "rate_limited",
+            "Publishes refused by the agent's own rate or quota",
+            metrics.rate_limited.clone(),
+        );
         registry.register("breaker_state", "0 closed, 1 half-open, 2 open", metrics.breaker_state.clone());
         registry.register("spool_events", "Events that wait on disk for the broker", metrics.spool_events.clone());
         let spooled = metrics.spool_bytes.clone();

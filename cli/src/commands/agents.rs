@@ -61,7 +61,9 @@ pub fn notes(agents: &[InstanceStatus]) -> Vec<String> {
         }
         if report.spool_refused > 0 {
             let refused = report.spool_refused;
-            notes.push(format!("{name}: {refused} events of the spool were refused for good, see refused.jsonl beside it"));
+            notes.push(format!(
+                "{name}: {refused} events of the spool were refused for good, see refused.jsonl beside it"
+            ));
         }
         for breaker in &report.breakers {
             let what = if breaker.side == "publish" { "publishing to" } else { "taking events of group" };

@@ -26,12 +26,12 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::*;
+use crate::audit::Audit;
 use crate::dead_letters::{Causes, Outcome, Page, Refusal, Report, Shown};
 use crate::events::Events;
-use crate::audit::Audit;
 use crate::grants::{Common, Grants};
-use crate::replay::Replays;
 use crate::groups::Groups;
+use crate::replay::Replays;
 use crate::status::{InstanceState, InstanceStatus, SystemStatus};
 
 const ORIGIN: &str = "ab.default.n.list.topic.-.notes.created";

@@ -82,7 +82,9 @@ fn env(agent: &AgentSpec, place: &Place, identity: &Identity<'_>) -> Vec<(String
 /// Holds one run of the agent's process; `stop` asks it to end. Dropping the future kills the process.
 pub(super) async fn hold(call: Spec, place: Place, log: LogFile, said: mpsc::Sender<Said>, stop: CancellationToken) {
     let (success, killed, cause) = match run(&call, &place, &log, &said, &stop).await {
-        Ok(exit) => (exit.success(), exit.signal == Some(SIGKILL) || exit.code == Some(128 + SIGKILL), exit.to_string()),
+        Ok(exit) => {
+            (exit.success(), exit.signal == Some(SIGKILL) || exit.code == Some(128 + SIGKILL), exit.to_string())
+        }
         Err(cause) => (false, false, cause),
     };
     log.line(Stream::Supervisor, &format!("agent ended: {cause}"));

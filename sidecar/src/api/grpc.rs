@@ -159,6 +159,10 @@ pub(super) fn how(request: SettleRequest) -> (String, Result<How, Fault>) {
 
 /// The answer to a settle.
 pub(super) fn settled(delivery_id: String, done: Settled) -> SettleResponse {
-    let emitted = done.emitted.into_iter().map(|(id, stored)| publish_stream::respond(0, Ok((id, Kept::Broker(stored))))).collect();
+    let emitted = done
+        .emitted
+        .into_iter()
+        .map(|(id, stored)| publish_stream::respond(0, Ok((id, Kept::Broker(stored)))))
+        .collect();
     SettleResponse { delivery_id, emitted, deadline: done.deadline.map(Into::into), failure: None }
 }

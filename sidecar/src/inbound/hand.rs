@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use agentbus_nats::{headers, schedule};
 use agentbus_nats::moves::Origin;
+use agentbus_nats::{headers, schedule};
 use agentbus_proto::Address;
 use agentbus_proto::sidecar::wire;
 use agentbus_runtime::trace::{Context, Kind, Span, semconv};

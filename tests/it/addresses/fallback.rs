@@ -25,7 +25,10 @@ async fn a_fallback_takes_over_within_five_seconds_and_hands_back() {
     send("held".to_owned()).await;
     assert_eq!(id(&first.receive_one("20s").await), "held");
     send("waiting".to_owned()).await;
-    assert!(second.receive(1, "1500ms").await.is_empty(), "the fallback keeps its hands off while its primary is there");
+    assert!(
+        second.receive(1, "1500ms").await.is_empty(),
+        "the fallback keeps its hands off while its primary is there"
+    );
 
     stage.here.write("first.gone", "");
     kill9(u32::try_from(stage.up.agent("first").await["pid"].as_u64().expect("a pid")).expect("a pid"));

@@ -19,8 +19,11 @@ async fn member(broker: &Broker, agent: &str, pool: &GroupGrant) -> SidecarProce
     let pools = [("crew".to_owned(), vec!["one".to_owned(), "two".to_owned()])].into();
     let directory = Directory { pools, ..Directory::default() };
     let groups = [pool.clone()];
-    SidecarProcess::start(broker, Member { agent, groups: &groups, publish: &["@crew"], directory, ..Member::default() })
-        .await
+    SidecarProcess::start(
+        broker,
+        Member { agent, groups: &groups, publish: &["@crew"], directory, ..Member::default() },
+    )
+    .await
 }
 
 /// Works until nothing has come for a second; each event takes this long. Returns their ids.

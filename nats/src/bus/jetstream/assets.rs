@@ -55,11 +55,7 @@ pub(super) async fn consumers(context: &Context, stream: &str, max: usize) -> Re
     Ok(listed.into_iter().map(Into::into).collect())
 }
 
-pub(super) async fn put_consumer(
-    context: &Context,
-    stream: &str,
-    config: consumer::pull::Config,
-) -> Result<(), Fault> {
+pub(super) async fn put_consumer(context: &Context, stream: &str, config: consumer::pull::Config) -> Result<(), Fault> {
     context.create_consumer_on_stream(config, stream).await.map(drop).map_err(|error| {
         let mut fault = Fault::new(code_of(&error.kind()), error.to_string());
         if let Some(source) = std::error::Error::source(&error) {

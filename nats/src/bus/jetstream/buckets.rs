@@ -34,7 +34,10 @@ pub(super) async fn get(store: &kv::Store, key: &str) -> Result<Option<Entry>, F
 }
 
 pub(super) async fn keys(store: &kv::Store) -> Result<Vec<String>, Fault> {
-    bounded(&store.name, async { store.keys().await.map_err(|error| error.to_string())?.try_collect().await.map_err(|error| error.to_string()) }).await
+    bounded(&store.name, async {
+        store.keys().await.map_err(|error| error.to_string())?.try_collect().await.map_err(|error| error.to_string())
+    })
+    .await
 }
 
 pub(super) async fn put(store: &kv::Store, key: &str, value: Bytes) -> Result<u64, Fault> {

@@ -48,7 +48,8 @@ pub(super) async fn delete(context: &Context, stream: &str, seq: u64) -> Result<
         Ok(done) => Ok(done),
         Err(error) => match error.kind() {
             DeleteMessageErrorKind::JetStream(why)
-                if [ErrorCode::NO_MESSAGE_FOUND, ErrorCode::STREAM_MESSAGE_DELETE_FAILED].contains(&why.error_code()) =>
+                if [ErrorCode::NO_MESSAGE_FOUND, ErrorCode::STREAM_MESSAGE_DELETE_FAILED]
+                    .contains(&why.error_code()) =>
             {
                 Ok(false)
             }
