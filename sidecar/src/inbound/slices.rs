@@ -45,7 +45,10 @@ pub(super) async fn pull(
     let mut asked = Instant::now();
     loop {
         let demand = hub.table().demand(&group.name);
-        let in_line = group.ordered && hub.table().holds(&group.name);
+        let in_line = group.ordered && {
+            let table = hub.table();
+            table.holds(&group.name) && !table.is_taken(&group.name)
+        };
         if demand > 0 || in_line {
             asked = Instant::now();
         }

@@ -4,7 +4,7 @@
 //! *settling* while a retry or dead letter is being stored. All of them are extended at the broker.
 //!
 //! Here is what comes in and how it leaves; `subscribers` hands out, `lease` keeps what is held, `held` is one delivery,
-//! `bounds` says what holds back beside credit, `look` tells where an event is.
+//! `bounds` and `once` say what holds back beside credit, `look` tells where an event is.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use rustc_hash::FxBuildHasher;
 
 use self::bounds::Bounds;
 use self::held::State;
+use self::once::Once;
 use self::subscribers::Subscriber;
 use super::admit::Fresh;
 use crate::memory::{Key, Memory, Verdict};
@@ -26,6 +27,7 @@ pub mod bounds;
 mod held;
 mod lease;
 mod look;
+mod once;
 mod subscribers;
 
 pub use held::{Held, Replied};
@@ -61,6 +63,7 @@ pub struct Table {
     bytes: usize,
     subscribers: BTreeMap<u64, Subscriber>,
     next_subscriber: u64,
+    once: Once,
     /// Settled lately.
     pub memory: Memory,
     /// What bounds handing out beyond credit.
@@ -93,6 +96,7 @@ impl Table {
             bytes: 0,
             subscribers: BTreeMap::new(),
             next_subscriber: 1,
+            once: Once::default(),
             memory: Memory::new(memory_entries_max),
             bounds,
             draining: false,
@@ -193,6 +197,7 @@ impl Table {
             extended: now,
             asked: now,
         };
+        self.once.held(&held);
         self.held.insert(id, Box::new(held));
     }
 
@@ -272,6 +277,7 @@ impl Table {
     fn remove(&mut self, id: &str) -> Option<Box<Held>> {
         let held = self.held.remove(id)?;
         self.by_key.remove(&held.key);
+        self.once.gone(&held);
         self.bytes -= held.incoming.payload.len();
         if let Some(count) = self.counts.get_mut(&held.key.group) {
             *count = count.saturating_sub(1);

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use agentbus_proto::event::v1::{DeliveryMode, DeliveryOptions, Event};
 use agentbus_tests::http::HttpAgent;
 use serde_json::json;
 
@@ -101,4 +102,34 @@ async fn a_member_that_leaves_in_peace_hands_over_at_once() {
     let next = waiting.await.unwrap();
     assert!(since.elapsed() < Duration::from_secs(3), "not after the pin's time-out: {:?}", since.elapsed());
     assert_eq!(content(&next).1, 1);
+}
+
+/// Acked before its agent has it, so nothing at the broker holds the next one back: the sidecar has to.
+#[tokio::test]
+async fn at_most_once_events_of_a_strict_group_wait_at_the_broker_for_a_busy_agent() {
+    let mut world = World::start(strict()).await;
+    let sidecar = world.member(1).await;
+    let http = HttpAgent::of(&sidecar);
+    world.publish((0..20).map(at_most_once)).await;
+    let first = http.receive_one("20s").await;
+    assert_eq!(content(&first).1, 0);
+    // Longer than a lease that nobody renews lasts.
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_secs(11) {
+        let held = sidecar.metric("agentbus_in_flight").await;
+        assert!(held <= 1.0, "{held} deliveries for an agent that asked for one");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    http.ack(&first).await;
+    for number in 1..20 {
+        let next = http.receive_one("20s").await;
+        assert_eq!(content(&next).1, number);
+        http.ack(&next).await;
+    }
+    world.settled().await;
+}
+
+fn at_most_once(number: u64) -> Event {
+    let delivery = DeliveryOptions { mode: DeliveryMode::AtMostOnce.into(), ..DeliveryOptions::default() };
+    Event { delivery: Some(delivery), ..event("", number) }
 }

@@ -34,7 +34,10 @@ impl Hub {
                     continue;
                 }
                 match admit(&incoming, group, &key, &table.memory, now) {
-                    Admission::Deliver(fresh) if fresh.at_most_once => at_most_once.push((incoming, fresh, key)),
+                    Admission::Deliver(fresh) if fresh.at_most_once => {
+                        table.coming(&name, group.ordered);
+                        at_most_once.push((incoming, fresh, key));
+                    }
                     Admission::Deliver(fresh) => {
                         let id = self.seal().seal(&incoming.receipt);
                         table.insert(id, incoming, fresh, key, group.clone(), Instant::now());
@@ -78,14 +81,16 @@ impl Hub {
         let received = Instant::now();
         let within = CONFIRM_WITHIN.min(group.ack_wait().saturating_sub(CONFIRM_MARGIN));
         for (incoming, fresh, key) in batch {
-            if received.elapsed() >= within || self.bus().generation() != generation {
-                return;
+            let is_good = received.elapsed() < within && self.bus().generation() == generation;
+            let confirmed = is_good && self.bus().confirmed(&incoming.receipt.subject).await;
+            {
+                let mut table = self.table();
+                table.came(&group.name, group.ordered, 1);
+                if confirmed {
+                    let id = self.seal().seal(&incoming.receipt);
+                    table.insert(id, incoming, fresh, key, group.clone(), Instant::now());
+                }
             }
-            if !self.bus().confirmed(&incoming.receipt.subject).await {
-                continue;
-            }
-            let id = self.seal().seal(&incoming.receipt);
-            self.table().insert(id, incoming, fresh, key, group.clone(), Instant::now());
             self.after(&group.name);
         }
     }

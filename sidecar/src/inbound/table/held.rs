@@ -83,9 +83,9 @@ impl Held {
     }
 
     /// Where order is kept: whether its lease could not be renewed for so long that the broker may be about to give it to
-    /// somebody else.
+    /// somebody else. It gives what is delivered at most once to nobody else.
     pub fn is_lapsed(&self, now: Instant) -> bool {
-        if !self.group.keeps_order() {
+        if !self.group.keeps_order() || self.fresh.at_most_once {
             return false;
         }
         let wait = self.group.ack_wait();

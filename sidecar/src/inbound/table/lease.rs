@@ -6,7 +6,7 @@ use agentbus_nats::ack::{Answer, Receipt};
 use async_nats::Subject;
 
 use super::held::POOL_LINGER;
-use super::{Command, Missing, State, Table};
+use super::{Command, Held, Missing, State, Table};
 use crate::memory::Key;
 
 /// Longest time a delivery may be held in all, however often it is extended.
@@ -127,7 +127,8 @@ impl Table {
 
     /// The broker is another one than before: what it has forgotten, it hands out again, so no order can be vouched for.
     pub fn take_ordered(&mut self) {
-        for id in self.ids(|held| held.group.keeps_order() && !matches!(held.state, State::Settling { .. })) {
+        let comes_again = |held: &Held| held.group.keeps_order() && !held.fresh.at_most_once;
+        for id in self.ids(|held| comes_again(held) && !matches!(held.state, State::Settling { .. })) {
             self.take_away(&id, "the broker was restarted; the event comes again in its order");
         }
     }

@@ -76,7 +76,7 @@ impl Table {
     /// How many more deliveries of a group can be taken: what its subscribers have credit for, less what waits for them.
     /// What an answered poll holds is nobody's credit any more: the agent asks again when it can take more.
     pub fn demand(&self, group: &str) -> usize {
-        if self.draining || self.closed.contains(group) {
+        if self.draining || self.closed.contains(group) || self.is_taken(group) {
             return 0;
         }
         let reads = |subscriber: &&Subscriber| subscriber.groups.iter().any(|name| &**name == group);
@@ -85,7 +85,8 @@ impl Table {
         // Over the bound a group gets one event, so that none stands still, and no second one beside it.
         let held = self.counts.get(group).copied().unwrap_or(0);
         let free = if self.bytes >= BYTES_MAX { free.min(1usize.saturating_sub(held)) } else { free };
-        let free = free.saturating_sub(self.ready.get(group).map_or(0, VecDeque::len));
+        let waiting = self.ready.get(group).map_or(0, VecDeque::len) + self.once.coming(group);
+        let free = free.saturating_sub(waiting);
         if self.bounds.is_loose() { free } else { free.min(self.bounds.room(group, self.held.len(), held)) }
     }
 

@@ -25,6 +25,10 @@ fn fixture() -> Fixture {
 
 impl Fixture {
     fn put(&mut self, seq: u64) -> String {
+        self.put_as(seq, false)
+    }
+
+    fn put_as(&mut self, seq: u64, at_most_once: bool) -> String {
         let id = format!("id{seq}");
         let incoming = moves::example("AB_default_EVENTS", seq, "ab.default.n.a.topic.-.notes.x", b"data");
         let fresh = Fresh {
@@ -32,7 +36,7 @@ impl Fixture {
             attempt: 1,
             attempts_max: 4,
             ack_deadline: Duration::from_secs(60),
-            at_most_once: false,
+            at_most_once,
         };
         let key =
             Key { group: "readers".into(), source: Source::Events, seq, stored_at: std::time::SystemTime::UNIX_EPOCH };
@@ -356,4 +360,29 @@ fn what_is_held_and_what_is_remembered_is_told() {
     assert_eq!(look(&f, 1), Some((What::Acked, 0, None)));
     let stranger = Wanted { group: "others".into(), seq: 2, stored_at: 0 };
     assert!(f.table.look(&stranger, "AB_default_EVENTS", (later, wall)).is_none());
+}
+
+#[test]
+fn what_is_delivered_at_most_once_counts_before_it_is_held_and_is_never_taken_away() {
+    let mut f = fixture();
+    let name: Arc<str> = "readers".into();
+    let (_, mut rx) = f.subscribe(5);
+    f.table.coming(&name, false);
+    assert_eq!(f.table.demand("readers"), 4);
+    f.table.came("readers", false, 1);
+    assert_eq!(f.table.demand("readers"), 5);
+
+    f.group = Arc::new(GroupGrant { ordered: true, ..(*f.group).clone() });
+    f.table.coming(&name, true);
+    assert_eq!(f.table.demand("readers"), 0, "the broker would not hold the next one back");
+    f.table.came("readers", true, 1);
+    let id = f.put_as(1, true);
+    assert_eq!(f.table.demand("readers"), 0);
+    let later = f.start + Duration::from_secs(30);
+    assert!(f.table.tick(later, Extend::Nothing).is_empty());
+    f.table.take_ordered();
+    f.dispatch();
+    assert_eq!(received(&mut rx), [id.clone()], "it would not come again");
+    assert!(f.table.end(&id, Verdict::Acked).is_ok());
+    assert_eq!(f.table.demand("readers"), 5);
 }
