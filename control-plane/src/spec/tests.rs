@@ -31,7 +31,7 @@ fn the_demo_is_read_with_its_defaults() {
     assert_eq!(check.instances(), ["check-1", "check-2", "check-3"]);
     assert_eq!((check.runner, check.output), (Runner::Exec, Output::Events));
     assert_eq!(check.timeout, Some(Duration::from_secs(30)));
-    assert_eq!(check.policy, Policy::default());
+    assert_eq!(check.policy, Policy { receipts: true, ..Policy::default() });
     assert_eq!(check.env.pass, ["HOME", "PATH"]);
     let report = project.agent("report").unwrap();
     assert!(report.ordered);
