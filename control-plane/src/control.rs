@@ -32,7 +32,8 @@ use crate::turns::{Turns, WAITING_MAX};
 const QUEUE_GROUP: &str = "control-plane";
 /// Largest request: a group with all its parts fits many times.
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
-/// Longest time for one request, its wait for others included: the broker makes a consumer within milliseconds, and a sidecar waits 5 s for its answer.
+/// Longest time for one request, its wait for others included: the broker makes a consumer within milliseconds, and a
+/// sidecar waits 5 s for its answer.
 const HANDLING_MAX: Duration = Duration::from_secs(4);
 
 /// What other parts answer to sidecars, each a verb of its own.

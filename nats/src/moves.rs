@@ -210,8 +210,8 @@ pub fn returned(incoming: &Incoming) -> u32 {
     headers::get(Some(&incoming.headers), headers::RETURNED).and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
-/// RFC 3339 in UTC with three digits of milliseconds, so that columns of them line up. Times that it cannot write, which anybody may put into an event, become the
-/// nearest one it can: 1970 or 9999.
+/// RFC 3339 in UTC with three digits of milliseconds, so that columns of them line up. Times that it cannot write, which
+/// anybody may put into an event, become the nearest one it can: 1970 or 9999.
 pub fn rfc3339(time: SystemTime) -> String {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let nanos = i128::try_from(since.as_millis()).unwrap_or(i128::MAX).saturating_mul(1_000_000);

@@ -1,9 +1,9 @@
 //! The harness: a real nats-server, real sidecar processes and scripted agents, each test with its own of everything.
 //!
 //! `binary` builds the program once; `broker` runs a nats-server with authentication and the topology applied;
-//! `installation` runs a whole `agentbus up`;
-//! `sidecar` runs a sidecar process against it; `http` and `grpc` are agents; `collector` receives traces; `proxy` makes outages; `wait` waits for conditions. Nothing here
-//! sleeps for luck, and what a test starts ends with it.
+//! `installation` runs a whole `agentbus up`; `sidecar` runs a sidecar process against it; `http` and `grpc` are agents;
+//! `collector` receives traces; `proxy` makes outages; `wait` waits for conditions. Nothing here sleeps for luck, and what a
+//! test starts ends with it.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 

@@ -1,9 +1,10 @@
 //! The project file, `agentbus.yaml`: what a person declares.
 //!
 //! Reading order: `yaml` makes a tree with places, `read` takes typed values out of it, `agent`, `subscribe`, `policy`
-//! and `env` know the keys, `addresses` and `channels` what events can be sent to, `check` looks at all agents together. Every mistake of a file is reported at once, with file,
-//! line and column. A [`Project`] that exists is valid and complete: defaults are filled in, names and patterns are
-//! checked. Only keys that do something in this version are known.
+//! and `env` know the keys, `addresses` and `channels` what events can be sent to, `check` looks at all agents together.
+//!
+//! Every mistake of a file is reported at once, with file, line and column. A [`Project`] that exists is valid and complete:
+//! defaults are filled in, names and patterns are checked. Only keys that do something in this version are known.
 
 mod addresses;
 mod agent;
