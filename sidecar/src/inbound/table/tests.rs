@@ -382,7 +382,7 @@ fn what_is_delivered_at_most_once_counts_before_it_is_held_and_is_never_taken_aw
     assert!(f.table.tick(later, Extend::Nothing).is_empty());
     f.table.take_ordered();
     f.dispatch();
-    assert_eq!(received(&mut rx), [id.clone()], "it would not come again");
+    assert_eq!(received(&mut rx), std::slice::from_ref(&id), "it would not come again");
     assert!(f.table.end(&id, Verdict::Acked).is_ok());
     assert_eq!(f.table.demand("readers"), 5);
 }
