@@ -68,6 +68,13 @@ async fn attempt(link: &Link, options: &Options, messages: &[Message], end: Inst
     }
     loop {
         tokio::select! {
+            // First, what was refused: the commit of a batch that lacks a message only says that something is missing.
+            biased;
+            Ok(violation) = violations.recv() => {
+                if messages.iter().any(|message| message.subject == violation.subject) {
+                    return Err(super::jetstream::denied(&violation.subject));
+                }
+            }
             answer = timeout_at(until, answers.next()) => match answer {
                 // The first message is answered too, to hear of a refusal early; its consent says nothing.
                 Ok(Some(answer)) if answer.payload.is_empty() && answer.status.is_none() => {}
@@ -75,11 +82,6 @@ async fn attempt(link: &Link, options: &Options, messages: &[Message], end: Inst
                 Ok(None) => return Ok(Tried::Again(link.down())),
                 Err(_) => return Ok(Tried::Again(unknown())),
             },
-            Ok(violation) = violations.recv() => {
-                if messages.iter().any(|message| message.subject == violation.subject) {
-                    return Err(super::jetstream::denied(&violation.subject));
-                }
-            }
             () = link.reconnected(generation) => return Ok(Tried::Again(unknown())),
         }
     }

@@ -35,7 +35,7 @@ async fn an_undeclared_or_forbidden_address_is_refused_by_name() {
         assert!(answer.body["detail"].as_str().is_some_and(|text| text.contains(words)), "{}", answer.body);
     };
     check("@helpr", 400, "INVALID_ADDRESS", "did you mean `@helper`?").await;
-    check("#engineering", 400, "INVALID_ADDRESS", "declared are #all, #eng").await;
+    check("#engineering", 400, "INVALID_ADDRESS", "declared are #eng, #all").await;
     check("@me", 403, "SCOPE_DENIED", "may not publish to `@me`").await;
     check("#all", 403, "SCOPE_DENIED", "may not publish to `#all`").await;
     let join = json!({"patterns": ["@helper"], "group": "spies"});

@@ -266,7 +266,7 @@ async fn dlq_commands_answer_in_tables_and_json_and_refuse_with_stable_codes() {
         (&["dlq", "show", "77"][..], 69),
         (&["dlq", "show", "x"], 64),
         (&["dlq", "redrive"], 64),
-        (&["dlq", "redrive", "77"], 1),
+        (&["dlq", "redrive", "77"], 69),
         (&["dlq", "list", "--type", "a..b"], 65),
     ] {
         let said = here.run(args).await;
