@@ -92,7 +92,8 @@ impl Look {
     }
 }
 
-fn filters(consumer: &ConsumerInfo) -> Vec<String> {
+/// What a consumer reads; empty = everything.
+pub(super) fn filters(consumer: &ConsumerInfo) -> Vec<String> {
     let one = Some(consumer.config.filter_subject.clone()).filter(|filter| !filter.is_empty());
     consumer.config.filter_subjects.iter().cloned().chain(one).collect()
 }

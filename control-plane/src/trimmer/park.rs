@@ -4,19 +4,21 @@
 use std::time::{Duration, SystemTime};
 
 use agentbus_nats::ack::Answer;
+use agentbus_nats::bus::ConsumerInfo;
 use agentbus_nats::grant::GroupGrant;
 use agentbus_nats::moves::{self, Class, Mover};
 use agentbus_nats::names::CONTROL_PLANE;
 use agentbus_nats::publisher::{Message, Pending};
 use agentbus_nats::pull::Incoming;
 use agentbus_nats::pull::slices::{Slices, Taken};
+use agentbus_nats::read::{From, Query};
 use agentbus_nats::schedule::Occurrence;
 use agentbus_proto::{Code, EventHead, Fault};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::Trimmer;
 use super::decide::Park;
+use super::{Trimmer, look};
 
 /// Parking stops while the dead letters take more than this share of their space: other groups need the rest.
 const DEAD_LETTERS_PERCENT: u64 = 80;
@@ -25,7 +27,7 @@ pub(super) const FULL_PAUSE: Duration = Duration::from_secs(10);
 /// How often what was parked is written down.
 pub(super) const NOTE_EVERY: Duration = Duration::from_secs(5);
 /// Events under way to the dead letters at once.
-const BATCH_MAX: u64 = 64;
+const BATCH_MAX: usize = 64;
 /// Longest time for one group in one pass: the others have their turn, too.
 const PARK_MAX: Duration = Duration::from_secs(3);
 /// Longest wait for the answer to a request that does not wait: the broker tells at once what there is.
@@ -73,20 +75,41 @@ pub(super) async fn park(trimmer: &Trimmer, park: &Park) -> Result<Option<Parked
     let mut slice = trimmer.bus.slices(&events, vec![park.consumer.clone()], pinned).await?;
     let mut run = Run::new(trimmer, park, pinned.is_some())?;
     let end = Instant::now() + PARK_MAX;
-    // As many as there are sequences left: never more than wanted is taken from members.
-    let mut left = park.up_to.saturating_sub(consumer.floor);
-    while left > 0 && Instant::now() < end {
-        let batch = batch(&mut slice, usize::try_from(left.min(BATCH_MAX)).unwrap_or(1)).await;
+    while Instant::now() < end {
+        let Some(consumer) = trimmer.bus.consumer(&events, &park.consumer).await? else { break };
+        // Our own acks may not be counted yet, so what comes again is asked for at the beginning only.
+        let again = if run.parked.last_seq == 0 { consumer.ack_pending } else { 0 };
+        let batch = batch(&mut slice, wanted(trimmer, park, &consumer, again).await?).await;
         if batch.is_empty() {
             break;
         }
         run.store(batch).await?;
-        left = park.up_to.saturating_sub(run.parked.last_seq);
     }
     let rest = slice.withdraw().await?;
     run.store(rest).await?;
     slice.release(0).await;
     Ok(Some(run.parked))
+}
+
+/// How many to ask for: what the consumer has not handed out yet up to the wanted sequence, so that nothing younger is
+/// taken from members. When all of that is handed out, what somebody held who is gone comes again: `again` at most.
+async fn wanted(trimmer: &Trimmer, park: &Park, consumer: &ConsumerInfo, again: u64) -> Result<usize, Fault> {
+    if consumer.floor >= park.up_to {
+        return Ok(0);
+    }
+    let ahead = Query {
+        filters: look::filters(consumer),
+        from: From::Seq(consumer.delivered.max(consumer.floor) + 1),
+        to_seq: Some(park.up_to),
+        headers_only: true,
+        limit: BATCH_MAX,
+    };
+    let ahead = match consumer.delivered >= park.up_to {
+        true => 0,
+        false => trimmer.bus.read(&consumer.stream, &ahead).await?.records.len(),
+    };
+    let again = usize::try_from(again).unwrap_or(BATCH_MAX).min(BATCH_MAX);
+    Ok(if ahead > 0 { ahead } else { again })
 }
 
 async fn has_room(trimmer: &Trimmer) -> Result<bool, Fault> {
@@ -98,6 +121,9 @@ async fn has_room(trimmer: &Trimmer) -> Result<bool, Fault> {
 /// What is there now.
 async fn batch(slice: &mut Slices, most: usize) -> Vec<Incoming> {
     let mut batch = Vec::with_capacity(most);
+    if most == 0 {
+        return batch;
+    }
     slice.ask(0, most, false).await;
     while batch.len() < most {
         match tokio::time::timeout(NOTHING, slice.next()).await {

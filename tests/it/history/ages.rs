@@ -1,6 +1,7 @@
 //! Ages: of the namespace, of topics, of channels.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use agentbus_nats::subject::EventSubject;
 use agentbus_tests::wait::until;
@@ -70,6 +71,31 @@ async fn what_nobody_reads_for_too_long_is_parked_and_then_goes_with_its_age() {
     .await;
     let told = world.facts("retention.lagging.v1").await;
     assert!(told.iter().any(|fact| fact["group"] == "dead" && fact["why"] == "lags"), "{told:?}");
+}
+
+#[tokio::test]
+async fn only_what_is_unread_for_too_long_is_parked_however_few_of_the_events_are_the_groups() {
+    const LAG: Duration = Duration::from_secs(3);
+    let world = World::start("retention: {lag: 3s}\n", small()).await;
+    let (_w, writer) = world.agent("writer").await;
+    publish(&writer, 0..1, "note.made").await;
+    publish(&writer, 1..101, "other.made").await;
+    // One note comes every 50 ms: when the first one is too old, the newest are not.
+    let last = 101 + 100;
+    for n in 101..last {
+        publish(&writer, n..n + 1, "note.made").await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    until("letters", || async {
+        let letters = world.letters("dead").await;
+        if letters.len() == 101 { Ok(()) } else { Err(letters.len()) }
+    })
+    .await;
+    for (id, (letter, event)) in world.letters("dead").await {
+        let sent = std::time::SystemTime::try_from(event.time.expect("a time")).expect("a moment");
+        let unread = letter.stored_at.duration_since(sent).expect("later");
+        assert!(unread >= LAG - Duration::from_millis(200), "{id} was parked after {unread:?}");
+    }
 }
 
 #[tokio::test]
