@@ -4,6 +4,7 @@
 //! the sender's bytes. The payload is never copied or looked at. Nothing here checks the fields: see `validate`.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
@@ -86,6 +87,11 @@ impl EventHead {
             Some(pb::address::Kind::Topic(topic)) if self.r#type.is_empty() => topic,
             _ => &self.r#type,
         }
+    }
+
+    /// When it expired, if it has by `now`.
+    pub fn expired(&self, now: SystemTime) -> Option<SystemTime> {
+        SystemTime::try_from(self.expires?).ok().filter(|expires| *expires <= now)
     }
 
     /// The chain the event belongs to: its correlation id, or its own id for the first of a chain.

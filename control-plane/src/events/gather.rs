@@ -188,7 +188,7 @@ fn by_group(consumers: &[ConsumerInfo]) -> ByGroup<'_> {
 fn readings<'a>(event: &Taken, groups: &'a [GroupGrant], consumers: &ByGroup<'_>) -> Vec<Reading<'a>> {
     let mut readings = Vec::new();
     for group in groups {
-        if !wants(group, &event.head) {
+        if !group.wants(&event.head) {
             continue;
         }
         let mut own = consumers.get(group.name.as_str()).into_iter().flatten().copied();
@@ -202,12 +202,6 @@ fn readings<'a>(event: &Taken, groups: &'a [GroupGrant], consumers: &ByGroup<'_>
         readings.push(Reading { group, place: Place { delivered: consumer.delivered, floor: consumer.floor, idle } });
     }
     readings
-}
-
-/// Whether the sidecars of a group hand an event out: what the filters on the broker do not look at.
-fn wants(group: &GroupGrant, head: &EventHead) -> bool {
-    let typed = group.types.is_empty() || group.types.iter().any(|one| one == head.effective_type());
-    typed && group.attributes.iter().all(|(key, value)| head.attributes.get(key) == Some(value))
 }
 
 fn reads(consumer: &ConsumerInfo, subject: &str) -> bool {

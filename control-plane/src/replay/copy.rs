@@ -37,8 +37,7 @@ pub(super) fn copy(record: &Record, run: Run<'_>) -> Result<Message, Skipped> {
     if head.reply.is_some() {
         return Err(Skipped::NoEvent);
     }
-    let expires = head.expires.and_then(|expires| SystemTime::try_from(expires).ok());
-    if expires.is_some_and(|expires| expires <= run.now) {
+    if head.expired(run.now).is_some() {
         return Err(Skipped::Expired);
     }
     if matches!(run.target, Target::Group(_)) && !scope::matches(run.patterns, &from.to) {

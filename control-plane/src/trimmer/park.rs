@@ -211,13 +211,9 @@ impl<'a> Run<'a> {
             occurrence.apply(&mut head);
         }
         let keep = head.delivery.as_ref().is_some_and(|delivery| delivery.dead_letter_if_expired);
-        let expires = head.expires.and_then(|expires| SystemTime::try_from(expires).ok());
-        if !keep && expires.is_some_and(|expires| expires <= SystemTime::now()) {
+        if !keep && head.expired(SystemTime::now()).is_some() {
             return false;
         }
-        self.group.as_ref().is_none_or(|group| {
-            let by_type = group.types.is_empty() || group.types.iter().any(|wanted| wanted == head.effective_type());
-            by_type && group.attributes.iter().all(|(name, value)| head.attributes.get(name) == Some(value))
-        })
+        self.group.as_ref().is_none_or(|group| group.wants(&head))
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use agentbus_proto::EventHead;
 use agentbus_runtime::backoff::Backoff;
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +38,15 @@ pub struct GroupGrant {
     /// How failures are handled.
     #[serde(default)]
     pub policy: Policy,
+}
+
+impl GroupGrant {
+    /// Whether an event that its consumers read is handed out: by type and attributes, which filters on the broker do not
+    /// look at.
+    pub fn wants(&self, head: &EventHead) -> bool {
+        let by_type = self.types.is_empty() || self.types.iter().any(|wanted| wanted == head.effective_type());
+        by_type && self.attributes.iter().all(|(name, value)| head.attributes.get(name) == Some(value))
+    }
 }
 
 /// What a group is for.

@@ -79,7 +79,7 @@ pub fn admit(incoming: &Incoming, group: &GroupGrant, key: &Key, memory: &Memory
     if let Some(expired) = expired(&head, now) {
         return expired;
     }
-    if !wanted(&head, group) {
+    if !group.wants(&head) {
         return Admission::Done("filtered");
     }
     deliver(incoming, group, key.source, head)
@@ -96,18 +96,10 @@ fn is_genuine(incoming: &Incoming, stream: Source, source: &str) -> bool {
 
 /// Expiry is decided by who pulls: the broker would drop unread events without a word.
 pub(super) fn expired(head: &EventHead, now: SystemTime) -> Option<Admission> {
-    let expires = SystemTime::try_from(head.expires?).ok()?;
-    if expires > now {
-        return None;
-    }
+    let expires = head.expired(now)?;
     let tell = head.delivery.as_ref().is_some_and(|delivery| delivery.dead_letter_if_expired);
     let cause = || format!("expired at {}", moves::rfc3339(expires));
     Some(if tell { Admission::Dead(Class::Expired, cause()) } else { Admission::Done("expired") })
-}
-
-fn wanted(head: &EventHead, group: &GroupGrant) -> bool {
-    let by_type = group.types.is_empty() || group.types.iter().any(|wanted| wanted == head.effective_type());
-    by_type && group.attributes.iter().all(|(name, value)| head.attributes.get(name) == Some(value))
 }
 
 fn deliver(incoming: &Incoming, group: &GroupGrant, source: Source, head: EventHead) -> Admission {
