@@ -90,6 +90,8 @@ fn spec(job: &Job, place: &Place) -> Spec {
             || key.starts_with("OTEL_")
             || key.starts_with("SSL_CERT_")
             || matches!(key, "AGENTBUS_LOG" | "RUST_BACKTRACE" | "NO_COLOR")
+            // Where a program built for `.ci/coverage` writes its counters.
+            || key == "LLVM_PROFILE_FILE"
     };
     Spec {
         argv,
