@@ -109,7 +109,7 @@ impl ControlPlane {
         let bus = Arc::clone(&base.bus);
         let replays = Replays::new(bus, base.names.clone(), Arc::clone(&grants), &options.authority, audit.clone())?;
         verbs.extend([replays.verb()]);
-        start_responder(&tasks, &base, &grants, keeper, verbs).await?;
+        start_responder(&tasks, &options, &base, &grants, keeper, verbs).await?;
         tasks.spawn("audit", OnFailure::Log, endless(audit_service.run(base.publisher.clone(), stop.clone())));
         let (poke, (health_tx, health)) = (Arc::new(Notify::new()), watch::channel(None));
         tasks.spawn("reconciler", OnFailure::Log, endless(reconciler.run(poke.clone(), health_tx, stop.clone())));
@@ -213,6 +213,7 @@ fn verbs(
 
 async fn start_responder(
     tasks: &Tasks,
+    options: &Options,
     base: &Base,
     grants: &Arc<Grants>,
     keeper: Arc<Keeper>,
@@ -221,6 +222,7 @@ async fn start_responder(
     let responder = Responder {
         bus: Arc::clone(&base.bus),
         names: base.names.clone(),
+        layout: options.authority.layout(),
         grants: Arc::clone(grants),
         keeper,
         registry: base.registry.clone(),

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use agentbus_nats::budget;
 use agentbus_nats::bus::{Bus, JetStream};
 use agentbus_nats::connect::{self, Identity};
+use agentbus_nats::identity::Layout;
 use agentbus_nats::names::Names;
 use agentbus_nats::publisher::Publisher;
 use agentbus_nats::subject;
@@ -46,7 +47,7 @@ impl Base {
     pub async fn reach(options: &Options, local: Option<&Local>, audit: &Audit) -> Result<(Self, Reconciler), Fault> {
         let deadline = Instant::now() + BROKER_MAX;
         let bus = match local {
-            Some(local) => local.bus.connect(INBOX_OWNER, &std::process::id().to_string()),
+            Some(local) => local.bus.connect(INBOX_OWNER),
             None => connect(options, deadline).await?,
         };
         let names = Names::new(options.project.namespace.clone());
@@ -91,7 +92,8 @@ async fn connect(options: &Options, deadline: Instant) -> Result<Arc<dyn Bus>, F
         let attempt = JetStream::connect(connect::Options {
             servers: options.servers.clone(),
             name: "agentbus-control-plane".to_owned(),
-            inbox: subject::inbox(INBOX_OWNER, &std::process::id().to_string()),
+            inbox: subject::inbox(INBOX_OWNER),
+            layout: Layout::Plain,
             identity: Identity::from_credentials(&credentials)?,
         });
         match attempt.await {

@@ -9,7 +9,7 @@ use agentbus_nats::bus::{Bus, JetStream};
 use agentbus_nats::connect::{self, Identity, Link};
 use agentbus_nats::consumers::GroupState;
 use agentbus_nats::grant::{Grant, GroupGrant, Policy};
-use agentbus_nats::identity::{Authority, Recipient};
+use agentbus_nats::identity::{Authority, Layout, Recipient};
 use agentbus_nats::names::Names;
 use agentbus_nats::server::{self, ConfigOptions, OperatorMode, Server};
 use agentbus_nats::topology::Sizes;
@@ -50,13 +50,28 @@ pub fn now() -> u64 {
 impl Broker {
     /// Starts one with default sizes.
     pub async fn start() -> Self {
-        Self::start_with(Sizes::within(256 * 1024 * 1024)).await
+        Self::start_in(Layout::Plain).await
+    }
+
+    /// Starts one whose sidecars are behind the wall.
+    pub async fn start_walled() -> Self {
+        Self::start_in(Layout::Wall).await
+    }
+
+    /// Starts one in this layout.
+    pub async fn start_in(layout: Layout) -> Self {
+        Self::start_of(layout, Sizes::within(256 * 1024 * 1024)).await
     }
 
     /// Starts one whose streams have these sizes.
     pub async fn start_with(sizes: Sizes) -> Self {
+        Self::start_of(Layout::Plain, sizes).await
+    }
+
+    /// Starts one in this layout whose streams have these sizes.
+    pub async fn start_of(layout: Layout, sizes: Sizes) -> Self {
         let dir = tempfile::Builder::new().prefix("agentbus-test-").tempdir().expect("temporary folder");
-        let authority = Authority::generate(NAMESPACE);
+        let authority = Authority::generate(NAMESPACE).laid_out(layout);
         let server = start_server(dir.path(), &authority).await;
         let (link, context) = connect(&server, &authority).await;
         let names = Names::new(NAMESPACE);
@@ -193,11 +208,7 @@ async fn start_server(dir: &Path, authority: &Authority) -> Server {
     let binary = server::find_or_obtain(&server::Options::from_env(None), &|line: &str| eprintln!("{line}")).await;
     let config = ConfigOptions {
         store_dir: dir.join("store"),
-        operator: Some(OperatorMode {
-            operator_jwt: authority.operator_jwt(now()).expect("operator token"),
-            system_account: authority.system_account(),
-            accounts: authority.accounts(now()).expect("account tokens"),
-        }),
+        operator: Some(OperatorMode::of(authority, now()).expect("account tokens")),
         ..ConfigOptions::default()
     };
     // Through the launcher, so that a test run which is killed leaves no server behind.
@@ -211,6 +222,7 @@ async fn connect(server: &Server, authority: &Authority) -> (Link, jetstream::Co
         servers: vec![server.url()],
         name: "test".to_owned(),
         inbox: "_INBOX.test".to_owned(),
+        layout: Layout::Plain,
         identity: Identity::from_credentials(&credentials).expect("credentials"),
     })
     .await

@@ -6,6 +6,8 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
+use crate::identity::{Authority, AuthorityError};
+
 /// A user JWT with many permissions passes the server's default of 4 KiB and is then refused at connect.
 const CONTROL_LINE_MAX: &str = "64KB";
 
@@ -101,6 +103,13 @@ impl ConfigOptions {
 }
 
 impl OperatorMode {
+    /// What lets the keys of an installation in. `now`: seconds since the Unix epoch.
+    pub fn of(authority: &Authority, now: u64) -> Result<Self, AuthorityError> {
+        let mut accounts = authority.accounts(now)?;
+        accounts.push(authority.system(now)?);
+        Ok(Self { operator_jwt: authority.operator_jwt(now)?, system_account: authority.system_account(), accounts })
+    }
+
     fn render(&self, text: &mut String) {
         line(text, "operator", &quoted(&self.operator_jwt));
         line(text, "system_account", &quoted(&self.system_account));

@@ -73,11 +73,7 @@ pub(super) async fn start(
     let store_dir = folder.join("store");
     let quota = quota(&folder, &store_dir)?;
     let now = unix_now();
-    let operator = OperatorMode {
-        operator_jwt: authority.operator_jwt(now)?,
-        system_account: authority.system_account(),
-        accounts: authority.accounts(now)?,
-    };
+    let operator = OperatorMode::of(authority, now)?;
     let config = ConfigOptions {
         port,
         store_dir,
