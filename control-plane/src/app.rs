@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agentbus_nats::bus::Bus;
 use agentbus_nats::identity::Authority;
 use agentbus_nats::topology::Sizes;
 use agentbus_proto::Fault;
@@ -22,6 +23,7 @@ use crate::audit::Audit;
 use crate::base::{self, Base};
 use crate::control::{Responder, Verbs};
 use crate::dead_letters::redrive_secret;
+use crate::elsewhere::Elsewhere;
 use crate::events::{self, Events};
 use crate::grants::Grants;
 use crate::keeper::Keeper;
@@ -107,7 +109,9 @@ impl ControlPlane {
         let mut verbs = verbs(&options, &base, &grants, &alarms, &standby, &events)?;
         verbs.extend(resolve::verbs(&resolver));
         let bus = Arc::clone(&base.bus);
-        let replays = Replays::new(bus, base.names.clone(), Arc::clone(&grants), &options.authority, audit.clone())?;
+        let elsewhere = elsewhere(&options, local.as_ref(), &bus);
+        let (names, authority) = (base.names.clone(), &options.authority);
+        let replays = Replays::new(bus, names, Arc::clone(&grants), authority, audit.clone(), elsewhere)?;
         verbs.extend([replays.verb()]);
         start_responder(&tasks, &options, &base, &grants, keeper, verbs).await?;
         tasks.spawn("audit", OnFailure::Log, endless(audit_service.run(base.publisher.clone(), stop.clone())));
@@ -211,6 +215,13 @@ fn verbs(
     Ok(verbs)
 }
 
+fn elsewhere(options: &Options, local: Option<&Local>, bus: &Arc<dyn Bus>) -> Elsewhere {
+    match local {
+        Some(_) => Elsewhere::Here(Arc::clone(bus)),
+        None => Elsewhere::Broker { servers: options.servers.clone(), authority: Arc::clone(&options.authority) },
+    }
+}
+
 async fn start_responder(
     tasks: &Tasks,
     options: &Options,
@@ -260,6 +271,7 @@ fn api_state(
     Ok(ApiState {
         bus: base.bus,
         names: base.names,
+        layout: options.authority.layout(),
         sizes: options.sizes,
         token: options.api_token.clone(),
         events,

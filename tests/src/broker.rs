@@ -14,6 +14,7 @@ use agentbus_nats::names::Names;
 use agentbus_nats::server::{self, ConfigOptions, OperatorMode, Server};
 use agentbus_nats::topology::Sizes;
 use agentbus_nats::{consumers, plan};
+use agentbus_proto::Fault;
 use async_nats::jetstream::{self, consumer, message::StreamMessage};
 use tempfile::TempDir;
 
@@ -109,6 +110,12 @@ impl Broker {
         let publish = publish.iter().map(|pattern| (*pattern).to_owned()).collect();
         let signed = self.authority.grant(to, groups.to_vec(), publish, now()).expect("grant is signed");
         Grant { servers: vec![self.url()], event_bytes_max: EVENT_BYTES_MAX, ..signed }
+    }
+
+    /// A full-rights bus in another namespace of the installation; the broker must know its accounts.
+    pub async fn elsewhere(&self, namespace: &str) -> Arc<dyn Bus> {
+        let authority = self.authority.of_namespace(namespace).expect("keys");
+        control_plane(&[self.url()], &authority).await.expect("the broker knows the namespace")
     }
 
     /// Messages in a stream.
@@ -214,6 +221,19 @@ async fn start_server(dir: &Path, authority: &Authority) -> Server {
     // Through the launcher, so that a test run which is killed leaves no server behind.
     let launcher = [crate::binary::agentbus().as_os_str(), "launch".as_ref(), "--".as_ref()].map(Into::into).into();
     Server::start(&binary.expect("a nats-server").path, dir, config, Some(launcher)).await.expect("nats-server starts")
+}
+
+/// A full-rights bus in the namespace of these keys.
+pub async fn control_plane(servers: &[String], authority: &Authority) -> Result<Arc<dyn Bus>, Fault> {
+    let credentials = authority.control_plane(now()).expect("control-plane token");
+    let options = connect::Options {
+        servers: servers.to_vec(),
+        name: "test".to_owned(),
+        inbox: "_INBOX.test".to_owned(),
+        layout: Layout::Plain,
+        identity: Identity::from_credentials(&credentials).expect("credentials"),
+    };
+    Ok(JetStream::connect(options).await?)
 }
 
 async fn connect(server: &Server, authority: &Authority) -> (Link, jetstream::Context) {

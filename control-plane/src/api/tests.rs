@@ -28,6 +28,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::*;
 use crate::audit::Audit;
 use crate::dead_letters::{Causes, Outcome, Page, Refusal, Report, Shown};
+use crate::elsewhere::Elsewhere;
 use crate::events::Events;
 use crate::grants::{Common, Grants};
 use crate::groups::Groups;
@@ -97,6 +98,7 @@ impl Bench {
         let state = ApiState {
             bus: self.bus.clone(),
             names: self.names.clone(),
+            layout: Layout::Plain,
             sizes: sizes(),
             token: "secret".into(),
             events: Arc::new(Events::new(self.bus.clone(), self.names.clone(), grants(), sizes())),
@@ -126,7 +128,7 @@ fn grants() -> Arc<Grants> {
 
 fn replays(bus: &Arc<dyn Bus>, names: &Names) -> Replays {
     let (audit, authority) = (Audit::new("default").0, Authority::generate("default"));
-    Replays::new(bus.clone(), names.clone(), grants(), &authority, audit).unwrap()
+    Replays::new(bus.clone(), names.clone(), grants(), &authority, audit, Elsewhere::Here(bus.clone())).unwrap()
 }
 
 fn sizes() -> Sizes {

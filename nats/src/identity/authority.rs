@@ -14,8 +14,8 @@ use crate::pattern::Pattern;
 /// Life of a sidecar's token: how long the data plane runs without the control plane. Renewed at half of it.
 const USER_LIFE: Duration = Duration::from_secs(24 * 3600);
 
-/// Life of a token that only looks: one look.
-const WATCHER_LIFE: Duration = Duration::from_secs(60);
+/// Life of a token of the system account: one look, or one change.
+const SYSTEM_LIFE: Duration = Duration::from_secs(60);
 
 /// A key could not be made, read or used.
 #[derive(Debug, thiserror::Error)]
@@ -266,14 +266,23 @@ impl Authority {
 
     /// For a minute, to ask every server how it is, and for nothing else: a user of the system account.
     pub fn watcher(&self, now: u64) -> Result<Credentials, AuthorityError> {
+        self.system_user("doctor", &["$SYS.REQ.SERVER.PING.STATSZ"], now)
+    }
+
+    /// For a minute, to ask for accounts and to change them: a user of the system account.
+    pub fn registrar(&self, now: u64) -> Result<Credentials, AuthorityError> {
+        self.system_user("accounts", &["$SYS.REQ.CLAIMS.UPDATE", "$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP"], now)
+    }
+
+    fn system_user(&self, name: &str, publish: &[&str], now: u64) -> Result<Credentials, AuthorityError> {
         let key = KeyPair::new_user();
         let nats = json!({
             "type": "user", "version": 2,
-            "pub": {"allow": ["$SYS.REQ.SERVER.PING.STATSZ"]}, "sub": {"allow": ["_INBOX.>"]},
+            "pub": {"allow": publish}, "sub": {"allow": ["_INBOX.>"]},
             "subs": -1, "data": -1, "payload": -1,
         });
-        let expires = Some(now + WATCHER_LIFE.as_secs());
-        let jwt = self.sign(&self.system, &key.public_key(), "doctor", now, expires, nats)?;
+        let expires = Some(now + SYSTEM_LIFE.as_secs());
+        let jwt = self.sign(&self.system, &key.public_key(), name, now, expires, nats)?;
         let seed = key.seed().map_err(|source| AuthorityError::Key { which: "user", source })?;
         Ok(Credentials { jwt, seed })
     }

@@ -14,4 +14,5 @@ mod permissions;
 
 pub use authority::{Authority, AuthorityError, Credentials, UserSpec};
 pub use issue::Recipient;
+pub use jwt::claims;
 pub use layout::Layout;
