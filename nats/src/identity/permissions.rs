@@ -56,7 +56,8 @@ pub(super) fn sidecar_template(namespace: &str, layout: Layout) -> Value {
 }
 
 /// Permissions of the person at the keyboard: sees and replays everything with the plain `nats` CLI, changes no stream,
-/// publishes no event around a sidecar, writes no registry entry and answers nobody's request.
+/// publishes no event around a sidecar, writes no registry entry and answers nobody's request. A guard rail, no wall: it lies in
+/// the account of the streams, where no reply subject is checked.
 pub(super) fn person() -> Value {
     let changes = ["STREAM.CREATE", "STREAM.UPDATE", "STREAM.DELETE", "STREAM.PURGE", "STREAM.MSG.DELETE"];
     let more = ["STREAM.SNAPSHOT", "STREAM.RESTORE", "STREAM.LEADER.STEPDOWN", "STREAM.PEER.REMOVE", "CONSUMER.RESET"];

@@ -56,7 +56,7 @@ async fn a_wall_comes_and_goes_and_the_events_stay() {
         for harm in
             ["purge, delete and create streams", "delete consumers", "registry", "under another sender", "inboxes"]
         {
-            assert_eq!(found["found"].as_str().is_some_and(|text| text.contains(harm)), !wall, "{harm}: {found}");
+            assert_eq!(found["advice"].as_str().is_some_and(|text| text.contains(harm)), !wall, "{harm}: {found}");
         }
         assert_eq!(finding(&doctor, "your credentials")["level"], "ok", "the person looks at it with the nats CLI");
         assert_eq!(up.stop().await, 0);

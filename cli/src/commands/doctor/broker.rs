@@ -89,10 +89,10 @@ fn layout(layout: Layout) -> Finding {
         }
         Layout::Plain => Finding::warn(
             "layout",
-            "plain: the boundary between agents is each sidecar's process. Whoever steals a sidecar's credentials from its memory \
-             can, by reply subjects, purge, delete and create streams, delete consumers, overwrite the registry, store fixed \
-             text under another sender and speak on inboxes it knows",
-            "`broker: {wall: true}` in agentbus.yaml makes the broker refuse it, at about half the speed (docs/guide/wall.md)",
+            "plain: the boundary between agents is each sidecar's process",
+            "credentials stolen from one could purge, delete and create streams, delete consumers, overwrite the registry, store \
+             fixed text under another sender and speak on inboxes they know; `broker: {wall: true}` has the broker refuse it \
+             (docs/guide/wall.md)",
         ),
     }
 }
