@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use agentbus_nats::bus::{Bus, JetStream};
 use agentbus_nats::connect::{Identity, Link, Options};
+use agentbus_nats::identity::Layout;
 use agentbus_nats::names::Names;
 use agentbus_nats::subject;
 use agentbus_proto::Code;
@@ -74,7 +75,8 @@ impl Access {
         Ok(Options {
             servers: vec![self.url.clone()],
             name: format!("agentbus {what}"),
-            inbox: subject::inbox("me", &format!("{what}-{}", std::process::id())),
+            inbox: subject::inbox("me"),
+            layout: Layout::Plain,
             identity: Identity::from_creds(&text)?,
         })
     }

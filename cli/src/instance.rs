@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use agentbus_nats::identity::Layout;
 use agentbus_proto::{Code, Fault};
 use agentbus_runtime::state::{self, InstanceLock};
 use serde::{Deserialize, Serialize};
@@ -72,6 +73,12 @@ pub struct Broker {
     pub program: PathBuf,
     /// Credentials of the person.
     pub creds: PathBuf,
+    /// State folder with its keys, where it is another bus that runs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<PathBuf>,
+    /// How the namespace lies on it.
+    #[serde(default)]
+    pub layout: Layout,
 }
 
 impl Broker {

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agentbus_nats::bus::Bus;
 use agentbus_nats::identity::Authority;
 use agentbus_nats::topology::Sizes;
 use agentbus_proto::Fault;
@@ -22,6 +23,7 @@ use crate::audit::Audit;
 use crate::base::{self, Base};
 use crate::control::{Responder, Verbs};
 use crate::dead_letters::redrive_secret;
+use crate::elsewhere::Elsewhere;
 use crate::events::{self, Events};
 use crate::grants::Grants;
 use crate::keeper::Keeper;
@@ -107,9 +109,11 @@ impl ControlPlane {
         let mut verbs = verbs(&options, &base, &grants, &alarms, &standby, &events)?;
         verbs.extend(resolve::verbs(&resolver));
         let bus = Arc::clone(&base.bus);
-        let replays = Replays::new(bus, base.names.clone(), Arc::clone(&grants), &options.authority, audit.clone())?;
+        let elsewhere = elsewhere(&options, local.as_ref(), &bus);
+        let (names, authority) = (base.names.clone(), &options.authority);
+        let replays = Replays::new(bus, names, Arc::clone(&grants), authority, audit.clone(), elsewhere)?;
         verbs.extend([replays.verb()]);
-        start_responder(&tasks, &base, &grants, keeper, verbs).await?;
+        start_responder(&tasks, &options, &base, &grants, keeper, verbs).await?;
         tasks.spawn("audit", OnFailure::Log, endless(audit_service.run(base.publisher.clone(), stop.clone())));
         let (poke, (health_tx, health)) = (Arc::new(Notify::new()), watch::channel(None));
         tasks.spawn("reconciler", OnFailure::Log, endless(reconciler.run(poke.clone(), health_tx, stop.clone())));
@@ -211,8 +215,16 @@ fn verbs(
     Ok(verbs)
 }
 
+fn elsewhere(options: &Options, local: Option<&Local>, bus: &Arc<dyn Bus>) -> Elsewhere {
+    match local {
+        Some(_) => Elsewhere::Here(Arc::clone(bus)),
+        None => Elsewhere::Broker { servers: options.servers.clone(), authority: Arc::clone(&options.authority) },
+    }
+}
+
 async fn start_responder(
     tasks: &Tasks,
+    options: &Options,
     base: &Base,
     grants: &Arc<Grants>,
     keeper: Arc<Keeper>,
@@ -221,6 +233,7 @@ async fn start_responder(
     let responder = Responder {
         bus: Arc::clone(&base.bus),
         names: base.names.clone(),
+        layout: options.authority.layout(),
         grants: Arc::clone(grants),
         keeper,
         registry: base.registry.clone(),
@@ -258,6 +271,7 @@ fn api_state(
     Ok(ApiState {
         bus: base.bus,
         names: base.names,
+        layout: options.authority.layout(),
         sizes: options.sizes,
         token: options.api_token.clone(),
         events,

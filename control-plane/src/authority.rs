@@ -58,13 +58,21 @@ pub fn file(state_dir: &Path) -> PathBuf {
     state_dir.join("keys").join("authority.json")
 }
 
+/// Reads the keys.
+pub fn load(state_dir: &Path) -> Result<Authority, Error> {
+    let path = file(state_dir);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Authority::from_json(&text).map_err(|source| Error::Damaged { path, source }),
+        Err(source) => Err(Error::Read { path, source }),
+    }
+}
+
 /// Reads the keys, or makes and stores new ones.
 pub fn load_or_create(state_dir: &Path, namespace: &str) -> Result<Authority, Error> {
     let path = file(state_dir);
-    let authority = match std::fs::read_to_string(&path) {
-        Ok(text) => Authority::from_json(&text).map_err(|source| Error::Damaged { path: path.clone(), source })?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => create(&path, namespace)?,
-        Err(source) => return Err(Error::Read { path, source }),
+    let authority = match load(state_dir) {
+        Err(Error::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => create(&path, namespace)?,
+        read => read?,
     };
     if authority.namespace() != namespace {
         let (found, wanted) = (authority.namespace().to_owned(), namespace.to_owned());

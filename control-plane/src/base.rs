@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use agentbus_nats::budget;
 use agentbus_nats::bus::{Bus, JetStream};
 use agentbus_nats::connect::{self, Identity};
+use agentbus_nats::identity::{Authority, Layout};
 use agentbus_nats::names::Names;
 use agentbus_nats::publisher::Publisher;
 use agentbus_nats::subject;
@@ -46,8 +47,8 @@ impl Base {
     pub async fn reach(options: &Options, local: Option<&Local>, audit: &Audit) -> Result<(Self, Reconciler), Fault> {
         let deadline = Instant::now() + BROKER_MAX;
         let bus = match local {
-            Some(local) => local.bus.connect(INBOX_OWNER, &std::process::id().to_string()),
-            None => connect(options, deadline).await?,
+            Some(local) => local.bus.connect(INBOX_OWNER),
+            None => connect(&options.servers, &options.authority, deadline).await?,
         };
         let names = Names::new(options.project.namespace.clone());
         let grants = Arc::new(grants(options, &*bus));
@@ -84,14 +85,19 @@ pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, Fault> {
 }
 
 /// Tries until the deadline; a broker that refuses our credentials is not asked twice.
-async fn connect(options: &Options, deadline: Instant) -> Result<Arc<dyn Bus>, Fault> {
+pub(crate) async fn connect(
+    servers: &[String],
+    authority: &Authority,
+    deadline: Instant,
+) -> Result<Arc<dyn Bus>, Fault> {
     let bad = |error: &dyn std::fmt::Display| Fault::new(Code::BadConfig, format!("cannot make credentials: {error}"));
-    let credentials = options.authority.control_plane(grants::now()).map_err(|error| bad(&error))?;
+    let credentials = authority.control_plane(grants::now()).map_err(|error| bad(&error))?;
     loop {
         let attempt = JetStream::connect(connect::Options {
-            servers: options.servers.clone(),
+            servers: servers.to_vec(),
             name: "agentbus-control-plane".to_owned(),
-            inbox: subject::inbox(INBOX_OWNER, &std::process::id().to_string()),
+            inbox: subject::inbox(INBOX_OWNER),
+            layout: Layout::Plain,
             identity: Identity::from_credentials(&credentials)?,
         });
         match attempt.await {

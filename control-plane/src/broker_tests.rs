@@ -8,7 +8,7 @@ use std::time::Duration;
 use agentbus_nats::bus::JetStream;
 use agentbus_nats::connect::{self, Identity, Link};
 use agentbus_nats::grant::{ControlReply, ControlRequest, Grant, GroupGrant};
-use agentbus_nats::identity::{Authority, UserSpec};
+use agentbus_nats::identity::{Authority, Layout, UserSpec};
 use agentbus_nats::names::Names;
 use agentbus_nats::server::{self, ConfigOptions, OperatorMode, Server};
 use agentbus_nats::topology::Sizes;
@@ -42,11 +42,7 @@ impl Scene {
         let binary = server::find_or_obtain(&server::Options::from_env(None), &say).await.unwrap();
         let authority = Arc::new(Authority::generate("default"));
         let now = grants::now();
-        let operator = OperatorMode {
-            operator_jwt: authority.operator_jwt(now).unwrap(),
-            system_account: authority.system_account(),
-            accounts: authority.accounts(now).unwrap(),
-        };
+        let operator = OperatorMode::of(&authority, now).unwrap();
         let config = ConfigOptions {
             store_dir: folder.path().join("store"),
             operator: Some(operator),
@@ -95,7 +91,8 @@ impl Scene {
         let options = connect::Options {
             servers: vec![self.server.url()],
             name: agent.to_owned(),
-            inbox: subject::inbox(agent, agent),
+            inbox: subject::inbox(agent),
+            layout: Layout::Plain,
             identity,
         };
         Link::connect(options).await.unwrap()

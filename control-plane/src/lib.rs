@@ -9,7 +9,7 @@
 //!   stream, `supervise` the processes.
 //! - What is known: `registry` and `audit` write down what is and what was, `status` is the state of all as others see it.
 //! - What people ask through `api`: `events` tells what became of one, `dead_letters` what was given up, `replay` hands out
-//!   again.
+//!   again, into other namespaces through `elsewhere`.
 //! - `runner` holds programs that run beside a sidecar like any agent.
 //!
 //! Nothing here is on the way of an event: without the control plane events go on flowing.
@@ -17,6 +17,7 @@
 mod app;
 pub mod args;
 mod base;
+mod elsewhere;
 
 pub mod addresses;
 pub mod authority;

@@ -2,6 +2,7 @@
 
 use agentbus_nats::consumers::GroupState;
 use agentbus_nats::grant::SidecarReport;
+use agentbus_nats::identity::Layout;
 use serde::{Deserialize, Serialize};
 
 use crate::trimmer::Lagging;
@@ -94,6 +95,9 @@ pub struct BrokerStatus {
     pub url: String,
     /// Its version.
     pub version: String,
+    /// How the namespace lies on it.
+    #[serde(default)]
+    pub layout: Layout,
     /// Whether the control plane is connected now.
     pub connected: bool,
     /// Why not, or what could not be read.

@@ -13,7 +13,7 @@ use async_nats::{Auth, AuthError, Client, ConnectOptions, Event};
 use nkeys::KeyPair;
 use tokio::sync::{broadcast, watch};
 
-use crate::identity::Credentials;
+use crate::identity::{Credentials, Layout};
 
 /// Longest wait between reconnect attempts: a broker that is back should be used within half a second.
 const RECONNECT_DELAY_MAX: Duration = Duration::from_millis(500);
@@ -31,8 +31,11 @@ pub struct Options {
     pub servers: Vec<String>,
     /// Name shown in the broker's connection list.
     pub name: String,
-    /// Inbox prefix; its own, so that nobody else may listen to the answers.
+    /// Inbox prefix; its own, so that nobody else may listen to the answers or have the broker speak there.
     pub inbox: String,
+    /// How subjects are spelled where this connection is: a sidecar's account may lie behind the wall, and everybody else is
+    /// where the streams are.
+    pub layout: Layout,
     /// Who we are.
     pub identity: Identity,
 }
@@ -108,7 +111,7 @@ pub enum State {
 pub struct Violation {
     /// `Publish` or `Subscription`.
     pub operation: String,
-    /// The refused subject.
+    /// The refused subject of the bus.
     pub subject: String,
 }
 
@@ -121,6 +124,7 @@ pub struct Link {
     violations: broadcast::Sender<Violation>,
     identity: Identity,
     inbox: String,
+    layout: Layout,
     subscriptions: Arc<AtomicU64>,
 }
 
@@ -132,7 +136,7 @@ impl Link {
         let identity = options.identity.clone();
         let signer = identity.clone();
         let events = violations.clone();
-        let state_tx = Arc::new(state_tx);
+        let (state_tx, layout) = (Arc::new(state_tx), options.layout);
         let connect = ConnectOptions::with_auth_callback(move |nonce| {
             let signer = signer.clone();
             async move { signer.sign(&nonce) }
@@ -143,7 +147,7 @@ impl Link {
         .connection_timeout(CONNECT_TIMEOUT)
         .reconnect_delay_callback(reconnect_delay)
         .event_callback(move |event| {
-            on_event(&event, &state_tx, &events);
+            on_event(&event, layout, &state_tx, &events);
             async {}
         });
         let client =
@@ -154,6 +158,7 @@ impl Link {
             violations,
             identity,
             inbox: options.inbox,
+            layout,
             subscriptions: Arc::new(AtomicU64::new(1)),
         };
         link.up(CONNECT_TIMEOUT).await?;
@@ -216,6 +221,11 @@ impl Link {
         format!("{}.{:x}", self.inbox, self.subscriptions.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// How subjects are spelled on this connection; what is not an inbox goes through [`Layout::spell`].
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
     /// The identity in use.
     pub fn identity(&self) -> &Identity {
         &self.identity
@@ -240,7 +250,7 @@ fn reconnect_delay(attempts: usize) -> Duration {
     base.mul_f64(rand::random_range(0.5..1.0))
 }
 
-fn on_event(event: &Event, state: &watch::Sender<State>, violations: &broadcast::Sender<Violation>) {
+fn on_event(event: &Event, layout: Layout, state: &watch::Sender<State>, violations: &broadcast::Sender<Violation>) {
     // Survives `Down`, which carries no number.
     static GENERATION: AtomicU64 = AtomicU64::new(0);
     match event {
@@ -256,7 +266,7 @@ fn on_event(event: &Event, state: &watch::Sender<State>, violations: &broadcast:
         Event::Closed => drop(state.send_replace(State::Down("closed".to_owned()))),
         Event::ServerError(error) => {
             let text = error.to_string();
-            match violation(&text) {
+            match violation(&text, layout) {
                 Some(violation) => {
                     tracing::warn!(operation = %violation.operation, subject = %violation.subject, "refused by the broker");
                     // Nobody waiting is fine.
@@ -280,13 +290,13 @@ fn on_event(event: &Event, state: &watch::Sender<State>, violations: &broadcast:
     }
 }
 
-/// Reads `Permissions Violation for Publish to "subject"`.
-fn violation(text: &str) -> Option<Violation> {
+/// Reads `Permissions Violation for Publish to "subject"`; the subject as it is on the bus.
+fn violation(text: &str, layout: Layout) -> Option<Violation> {
     let rest =
         text.split("ermissions Violation for ").nth(1).or_else(|| text.split("ermissions violation for ").nth(1))?;
     let (operation, rest) = rest.split_once(" to ")?;
     let subject = rest.split('"').nth(1)?;
-    Some(Violation { operation: operation.to_owned(), subject: subject.to_owned() })
+    Some(Violation { operation: operation.to_owned(), subject: layout.read(subject).to_owned() })
 }
 
 fn unreachable_broker(servers: &[String], error: &async_nats::ConnectError) -> Fault {
@@ -312,8 +322,10 @@ mod tests {
     fn refusals_are_read_from_the_servers_words() {
         let text = r#"server error: Permissions Violation for Publish to "ab.default.n.other.topic.-.a""#;
         let expected = Violation { operation: "Publish".into(), subject: "ab.default.n.other.topic.-.a".into() };
-        assert_eq!(violation(text), Some(expected));
-        assert_eq!(violation("nats: maximum payload exceeded"), None);
+        assert_eq!(violation(text, Layout::Plain), Some(expected.clone()));
+        let text = text.replace("ab.default", "$JS.ACK.bus.ab.default");
+        assert_eq!(violation(&text, Layout::Wall), Some(expected));
+        assert_eq!(violation("nats: maximum payload exceeded", Layout::Plain), None);
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::identity::Layout;
+
 mod control;
 mod group;
 mod limits;
@@ -28,6 +30,9 @@ pub struct Grant {
     pub instance: String,
     /// Namespace, the trust zone.
     pub namespace: String,
+    /// How the namespace lies on the broker, and so how subjects are spelled there.
+    #[serde(default)]
+    pub layout: Layout,
     /// Broker addresses, `nats://host:port`.
     pub servers: Vec<String>,
     /// User JWT for the sidecar's own public key.

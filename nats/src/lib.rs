@@ -6,7 +6,7 @@
 //!   how many there may be; `plan` and `consumers` bring a broker in line.
 //! - What others hold: `bus`, one trait over JetStream and over memory in this process. `connect` → `publisher` and `pull` →
 //!   `ack` carry events; `moves` makes retries and dead letters; `read` looks at streams without taking anything.
-//! - Who may do what: `identity` mints it, `grant` is how a sidecar learns it, `directory` knows the declared addresses.
+//! - Who may do what: `identity` mints it, `accounts` tells a running broker of namespaces, `grant` is how a sidecar learns it, `directory` knows the declared addresses.
 //! - What sidecars and the control plane say to each other, because neither imports the other: `asks`, `schedule`, `replay`,
 //!   `held`.
 //! - `server` finds and runs a nats-server.
@@ -33,6 +33,7 @@ pub mod publisher;
 pub mod pull;
 pub mod read;
 
+pub mod accounts;
 pub mod directory;
 pub mod grant;
 pub mod identity;

@@ -28,7 +28,8 @@ pub fn derive(secret: &str, purpose: &str) -> String {
     text
 }
 
-fn mac(key: &[u8], text: &str) -> [u8; 32] {
+/// The code of a text under a key.
+pub(crate) fn mac(key: &[u8], text: &str) -> [u8; 32] {
     // HMAC takes keys of any length: the fallback is never reached.
     let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key)
         .unwrap_or_else(|_| <Hmac<Sha256> as KeyInit>::new(&Default::default()));

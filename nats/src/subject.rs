@@ -12,6 +12,7 @@
 //! abs.<ns>.s.<agent>.<id>                                     a schedule
 //! abs.<ns>.due.<id>.<lane>.<sender>.…                         what it fired, on its way to `ab.<ns>.<lane>.<sender>.…`
 //! abc.<ns>.<agent>.<verb>                                     a sidecar's request to the control plane
+//! abq.<ns>.<agent>                                            a question of the control plane to an agent's sidecars
 //! ```
 //! `part` is the hash of the ordering key modulo 16, or `-` without one: it is there from the first day because
 //! per-key order in a pool needs consumers by part. The sender token is authenticated by the broker.
@@ -277,13 +278,14 @@ pub fn receipts(namespace: &str, seq: Option<u64>) -> String {
 }
 
 /// Where all instances of an agent hear questions of the control plane.
-pub fn questions(agent: &str) -> String {
-    format!("_INBOX.{agent}.questions")
+pub fn questions(namespace: &str, agent: &str) -> String {
+    format!("abq.{namespace}.{agent}")
 }
 
-/// Inbox prefix of one instance. Replicas share the agent's part, which is what the broker's permission names.
-pub fn inbox(agent: &str, instance: &str) -> String {
-    format!("_INBOX.{agent}.{instance}")
+/// A new inbox prefix for one connection. The agent's name is what the broker's permission names; the rest are 128 random
+/// bits, because whoever can guess an inbox can have the broker speak there (it does not check reply subjects).
+pub fn inbox(agent: &str) -> String {
+    format!("_INBOX.{agent}.{:032x}", rand::random::<u128>())
 }
 
 #[cfg(test)]
@@ -342,6 +344,12 @@ mod tests {
             assert_eq!(replies_to("default", "a", odd).rsplit('.').next(), subject.rsplit('.').next());
         }
         assert_ne!(reply("default", "b", "a", "x.1"), reply("default", "b", "a", "x.2"));
+    }
+
+    #[test]
+    fn an_inbox_is_the_agents_and_cannot_be_guessed() {
+        let (one, other) = (inbox("a"), inbox("a"));
+        assert!(one != other && one.starts_with("_INBOX.a.") && one.len() == "_INBOX.a.".len() + 32, "{one}");
     }
 
     #[test]

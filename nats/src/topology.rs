@@ -40,6 +40,11 @@ impl Default for Sizes {
 }
 
 impl Sizes {
+    /// The shares of the quota of which this is the events stream's.
+    pub fn with_events(events_bytes_max: i64) -> Self {
+        Self { events_bytes_max, ..Self::within(events_bytes_max / 55 * 100) }
+    }
+
     /// Shares a storage quota out, so that the broker refuses (`STREAM_FULL`) before the file system does.
     /// The broker reserves these sizes at creation, hence fixed shares that add up to less than the quota.
     pub fn within(quota_bytes: i64) -> Self {

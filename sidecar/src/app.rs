@@ -61,7 +61,8 @@ impl Sidecar {
         let options = connect::Options {
             servers: grant.servers.clone(),
             name: format!("sidecar {}", grant.instance),
-            inbox: subject::inbox(&grant.agent, &grant.instance),
+            inbox: subject::inbox(&grant.agent),
+            layout: grant.layout,
             identity,
         };
         let connect = async { Ok(JetStream::connect(options).await? as Arc<dyn Bus>) };

@@ -103,7 +103,7 @@ impl Embedded {
     /// Starts one whose streams have these sizes.
     pub async fn start_with(sizes: Sizes) -> Result<Self, Fault> {
         let memory = Memory::start(memory::Options::default());
-        let bus = memory.connect("EMBEDDED", "embedded");
+        let bus = memory.connect("EMBEDDED");
         let names = Names::new(NAMESPACE);
         plan::apply(&*bus, &names, &sizes).await?;
         let event_bytes_max = bus.server().message_bytes_max.saturating_sub(HEADER_ROOM_BYTES);
@@ -136,7 +136,7 @@ impl Embedded {
             self.group(group).await?;
         }
         let start = self.start_of(member);
-        let bus = self.memory.connect(&start.grant.agent, &start.grant.instance);
+        let bus = self.memory.connect(&start.grant.agent);
         Box::pin(Sidecar::start_on(start, bus, Tracer::disabled())).await
     }
 

@@ -33,7 +33,8 @@ pub async fn run(control: Control, hub: Hub, stop: CancellationToken) {
 
 async fn answer_all(control: &Control, hub: &Hub) -> Result<(), Fault> {
     let bus: &dyn Bus = &**hub.bus();
-    let mut questions = bus.subscribe(&subject::questions(&control.grant().agent), None).await?;
+    let grant = control.grant();
+    let mut questions = bus.subscribe(&subject::questions(&grant.namespace, &grant.agent), None).await?;
     while let Some(note) = questions.next().await {
         let Ok(question) = serde_json::from_slice::<Question>(&note.payload) else { continue };
         let answer = answer(&control.grant().instance, hub, question);

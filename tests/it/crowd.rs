@@ -3,6 +3,7 @@
 use agentbus_nats::budget::CONSUMERS_MAX;
 use agentbus_nats::bus::{Bus as _, JetStream};
 use agentbus_nats::connect::{Identity, Options};
+use agentbus_nats::identity::Layout;
 use agentbus_tests::{Installation, http::HttpAgent};
 use async_nats::jetstream::consumer::pull;
 use serde_json::{Value, json};
@@ -107,6 +108,7 @@ async fn a_group_beyond_the_budget_is_not_joined() {
         servers: vec![up.instance.broker.url.clone()],
         name: "crowd".to_owned(),
         inbox: "_INBOX.crowd".to_owned(),
+        layout: Layout::Plain,
         identity: Identity::from_credentials(&credentials).expect("credentials"),
     };
     let bus = JetStream::connect(options).await.expect("connected");

@@ -1,4 +1,24 @@
-//! What the broker itself refuses, tried with plain NATS connections that hold an agent's own credentials.
+//! What the broker itself refuses, tried with plain NATS connections that hold an agent's own credentials, in both layouts of a
+//! namespace.
+
+/// Each of these is a test of both layouts.
+macro_rules! in_both {
+    ($($test:ident),* $(,)?) => {
+        mod plain {
+            $(#[tokio::test]
+            async fn $test() {
+                Box::pin(super::$test(agentbus_nats::identity::Layout::Plain)).await;
+            })*
+        }
+
+        mod wall {
+            $(#[tokio::test]
+            async fn $test() {
+                Box::pin(super::$test(agentbus_nats::identity::Layout::Wall)).await;
+            })*
+        }
+    };
+}
 
 mod addresses;
 mod grants;
@@ -7,9 +27,11 @@ mod renewal;
 mod replies;
 mod tokens;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use agentbus_nats::connect::{self, Identity, Link, Violation};
+use agentbus_nats::identity::Layout;
 use agentbus_nats::subject;
 use agentbus_tests::Broker;
 use agentbus_tests::wait::PATIENCE;
@@ -30,8 +52,8 @@ struct Caller {
 }
 
 impl World {
-    async fn start() -> Self {
-        let broker = Broker::start().await;
+    async fn start(layout: Layout) -> Self {
+        let broker = Broker::start_in(layout).await;
         for group in ["ga", "gb"] {
             broker.group(group, &["notes.>"]).await;
         }
@@ -45,27 +67,45 @@ impl Caller {
     async fn agent(broker: &Broker, agent: &str, groups: &[&str], publish: &[&str]) -> Self {
         let identity = Identity::new_user();
         let groups: Vec<_> = groups.iter().map(|name| agentbus_tests::broker::group(name, &["notes.>"])).collect();
-        identity.renew(broker.grant(agent, agent, &identity.public_key(), &groups, publish).jwt);
-        Self::connect(broker, identity, subject::inbox(agent, agent)).await
+        let grant = broker.grant(agent, agent, &identity.public_key(), &groups, publish);
+        identity.renew(grant.jwt);
+        Self::connect(broker, identity, subject::inbox(agent), grant.layout).await
     }
 
-    async fn connect(broker: &Broker, identity: Identity, inbox: String) -> Self {
-        let options = connect::Options { servers: vec![broker.url()], name: "plain".to_owned(), inbox, identity };
+    async fn connect(broker: &Broker, identity: Identity, inbox: String, layout: Layout) -> Self {
+        let (servers, name) = (vec![broker.url()], "plain".to_owned());
+        let options = connect::Options { servers, name, inbox, layout, identity };
         let link = Link::connect(options).await.expect("connects");
         let violations = link.violations();
         Self { link, violations }
     }
 
-    /// Publishes and sees the broker refuse it.
-    async fn refused(&mut self, subject: &str, payload: &str) {
-        self.link.client.publish(subject.to_owned(), Bytes::copy_from_slice(payload.as_bytes())).await.expect("sent");
-        self.expect("Publish", subject).await;
+    /// A subject of the bus as this connection spells it.
+    fn spell(&self, subject: &str) -> String {
+        self.link.layout().spell(subject).into_owned()
     }
 
-    /// Subscribes and sees the broker refuse it.
+    /// Publishes and sees the broker refuse it, however the subject is spelled.
+    async fn refused(&mut self, subject: &str, payload: &str) {
+        for spelled in BTreeSet::from([subject.to_owned(), self.spell(subject)]) {
+            let payload = Bytes::copy_from_slice(payload.as_bytes());
+            self.link.client.publish(spelled, payload).await.expect("sent");
+            self.expect("Publish", subject).await;
+        }
+    }
+
+    /// Subscribes and sees the broker refuse it, however the subject is spelled.
     async fn deaf(&mut self, subject: &str) {
-        let _subscription = self.link.client.subscribe(subject.to_owned()).await.expect("sent");
-        self.expect("Subscription", subject).await;
+        for spelled in BTreeSet::from([subject.to_owned(), self.spell(subject)]) {
+            let _subscription = self.link.client.subscribe(spelled).await.expect("sent");
+            self.expect("Subscription", subject).await;
+        }
+    }
+
+    /// Asks a consumer of the events stream for one message, to be sent to `inbox`.
+    async fn pull_one(&self, consumer: &str, inbox: &str) {
+        let next = self.spell(&format!("$JS.API.CONSUMER.MSG.NEXT.AB_default_EVENTS.{consumer}"));
+        self.link.client.publish_with_reply(next, inbox.to_owned(), r#"{"batch":1}"#.into()).await.expect("sent");
     }
 
     async fn expect(&mut self, operation: &str, subject: &str) {
@@ -76,14 +116,15 @@ impl Caller {
 
     /// Sends a request and gives the answer's text; refused ones time out.
     async fn ask(&self, subject: &str, payload: &str) -> String {
-        let request = self.link.client.request(subject.to_owned(), Bytes::copy_from_slice(payload.as_bytes()));
+        let request = self.link.client.request(self.spell(subject), Bytes::copy_from_slice(payload.as_bytes()));
         let message = timeout(PATIENCE, request).await.expect("in time").unwrap_or_else(|e| panic!("{subject}: {e}"));
         String::from_utf8_lossy(&message.payload).into_owned()
     }
 
     /// Publishes, and makes sure that the broker has seen it and said nothing.
     async fn allowed(&mut self, subject: &str, payload: &str) {
-        self.link.client.publish(subject.to_owned(), Bytes::copy_from_slice(payload.as_bytes())).await.expect("sent");
+        let payload = Bytes::copy_from_slice(payload.as_bytes());
+        self.link.client.publish(self.spell(subject), payload).await.expect("sent");
         self.quiet(subject).await;
     }
 
@@ -102,5 +143,6 @@ impl Caller {
 async fn round_trip(link: &Link) {
     // Nobody serves it; the broker says so, or refuses, or one of our own hears it: each way it has read what was before.
     let nobody = format!("abc.{}.a.round-trip", agentbus_tests::broker::NAMESPACE);
+    let nobody = link.layout().spell(&nobody).into_owned();
     let _ = timeout(Duration::from_secs(1), link.client.request(nobody, Bytes::new())).await;
 }

@@ -9,11 +9,12 @@ use agentbus_nats::bus::{Bus, JetStream};
 use agentbus_nats::connect::{self, Identity, Link};
 use agentbus_nats::consumers::GroupState;
 use agentbus_nats::grant::{Grant, GroupGrant, Policy};
-use agentbus_nats::identity::{Authority, Recipient};
+use agentbus_nats::identity::{Authority, Layout, Recipient};
 use agentbus_nats::names::Names;
 use agentbus_nats::server::{self, ConfigOptions, OperatorMode, Server};
 use agentbus_nats::topology::Sizes;
 use agentbus_nats::{consumers, plan};
+use agentbus_proto::Fault;
 use async_nats::jetstream::{self, consumer, message::StreamMessage};
 use tempfile::TempDir;
 
@@ -50,13 +51,28 @@ pub fn now() -> u64 {
 impl Broker {
     /// Starts one with default sizes.
     pub async fn start() -> Self {
-        Self::start_with(Sizes::within(256 * 1024 * 1024)).await
+        Self::start_in(Layout::Plain).await
+    }
+
+    /// Starts one whose sidecars are behind the wall.
+    pub async fn start_walled() -> Self {
+        Self::start_in(Layout::Wall).await
+    }
+
+    /// Starts one in this layout.
+    pub async fn start_in(layout: Layout) -> Self {
+        Self::start_of(layout, Sizes::within(256 * 1024 * 1024)).await
     }
 
     /// Starts one whose streams have these sizes.
     pub async fn start_with(sizes: Sizes) -> Self {
+        Self::start_of(Layout::Plain, sizes).await
+    }
+
+    /// Starts one in this layout whose streams have these sizes.
+    pub async fn start_of(layout: Layout, sizes: Sizes) -> Self {
         let dir = tempfile::Builder::new().prefix("agentbus-test-").tempdir().expect("temporary folder");
-        let authority = Authority::generate(NAMESPACE);
+        let authority = Authority::generate(NAMESPACE).laid_out(layout);
         let server = start_server(dir.path(), &authority).await;
         let (link, context) = connect(&server, &authority).await;
         let names = Names::new(NAMESPACE);
@@ -94,6 +110,12 @@ impl Broker {
         let publish = publish.iter().map(|pattern| (*pattern).to_owned()).collect();
         let signed = self.authority.grant(to, groups.to_vec(), publish, now()).expect("grant is signed");
         Grant { servers: vec![self.url()], event_bytes_max: EVENT_BYTES_MAX, ..signed }
+    }
+
+    /// A full-rights bus in another namespace of the installation; the broker must know its accounts.
+    pub async fn elsewhere(&self, namespace: &str) -> Arc<dyn Bus> {
+        let authority = self.authority.of_namespace(namespace).expect("keys");
+        control_plane(&[self.url()], &authority).await.expect("the broker knows the namespace")
     }
 
     /// Messages in a stream.
@@ -193,16 +215,25 @@ async fn start_server(dir: &Path, authority: &Authority) -> Server {
     let binary = server::find_or_obtain(&server::Options::from_env(None), &|line: &str| eprintln!("{line}")).await;
     let config = ConfigOptions {
         store_dir: dir.join("store"),
-        operator: Some(OperatorMode {
-            operator_jwt: authority.operator_jwt(now()).expect("operator token"),
-            system_account: authority.system_account(),
-            accounts: authority.accounts(now()).expect("account tokens"),
-        }),
+        operator: Some(OperatorMode::of(authority, now()).expect("account tokens")),
         ..ConfigOptions::default()
     };
     // Through the launcher, so that a test run which is killed leaves no server behind.
     let launcher = [crate::binary::agentbus().as_os_str(), "launch".as_ref(), "--".as_ref()].map(Into::into).into();
     Server::start(&binary.expect("a nats-server").path, dir, config, Some(launcher)).await.expect("nats-server starts")
+}
+
+/// A full-rights bus in the namespace of these keys.
+pub async fn control_plane(servers: &[String], authority: &Authority) -> Result<Arc<dyn Bus>, Fault> {
+    let credentials = authority.control_plane(now()).expect("control-plane token");
+    let options = connect::Options {
+        servers: servers.to_vec(),
+        name: "test".to_owned(),
+        inbox: "_INBOX.test".to_owned(),
+        layout: Layout::Plain,
+        identity: Identity::from_credentials(&credentials).expect("credentials"),
+    };
+    Ok(JetStream::connect(options).await?)
 }
 
 async fn connect(server: &Server, authority: &Authority) -> (Link, jetstream::Context) {
@@ -211,6 +242,7 @@ async fn connect(server: &Server, authority: &Authority) -> (Link, jetstream::Co
         servers: vec![server.url()],
         name: "test".to_owned(),
         inbox: "_INBOX.test".to_owned(),
+        layout: Layout::Plain,
         identity: Identity::from_credentials(&credentials).expect("credentials"),
     })
     .await

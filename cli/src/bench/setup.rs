@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use agentbus_nats::bus::JetStream;
 use agentbus_nats::connect::{self, Identity};
 use agentbus_nats::grant::{FromSidecar, Grant, GroupGrant, Policy, Start, ToSidecar};
-use agentbus_nats::identity::{Authority, Recipient};
+use agentbus_nats::identity::{Authority, Layout, Recipient};
 use agentbus_nats::names::Names;
 use agentbus_nats::server::{self, ConfigOptions, OperatorMode, Server};
 use agentbus_nats::topology::Sizes;
@@ -74,11 +74,7 @@ impl Bus {
             tempfile::Builder::new().prefix("agentbus-bench-").tempdir().context("cannot make a temporary folder")?;
         let authority = Authority::generate(NAMESPACE);
         let now = unix_now();
-        let operator = OperatorMode {
-            operator_jwt: authority.operator_jwt(now)?,
-            system_account: authority.system_account(),
-            accounts: authority.accounts(now)?,
-        };
+        let operator = OperatorMode::of(&authority, now)?;
         let config = ConfigOptions {
             store_dir: folder.path().join("store"),
             operator: Some(operator),
@@ -189,7 +185,8 @@ async fn connect(server: &Server, authority: &Authority) -> anyhow::Result<Arc<J
     let options = connect::Options {
         servers: vec![server.url()],
         name: "agentbus bench".to_owned(),
-        inbox: subject::inbox("bench", "bench"),
+        inbox: subject::inbox("bench"),
+        layout: Layout::Plain,
         identity: Identity::from_credentials(&credentials)?,
     };
     Ok(JetStream::connect(options).await?)

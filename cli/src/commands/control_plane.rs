@@ -23,7 +23,8 @@ const STOP_GRACE: Duration = Duration::from_secs(25);
 
 /// Run only the control plane, on a broker that runs elsewhere
 ///
-/// The broker must trust the keys in `<state folder>/keys` (they are made when missing). `agentbus up` does all of this by itself.
+/// The broker must trust the keys in `<state folder>/keys` (they are made when missing): `agentbus auth bootstrap` prints what its
+/// operator has to install. `agentbus up` does all of this by itself.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Broker; several with commas
@@ -81,6 +82,7 @@ fn options(args: Args, state_dir: PathBuf) -> anyhow::Result<Options> {
         _ => crate::instance::current_dir()?,
     };
     let authority = authority::load_or_create(&state_dir, &project.namespace).map_err(Fault::from)?;
+    let authority = authority.laid_out(project.layout());
     let quota = i64::try_from(args.quota.0).map_err(|_| fault(Code::BadConfig, "--quota is too large"))?;
     Ok(Options {
         project,

@@ -2,6 +2,7 @@
 
 pub mod agents;
 pub mod ask;
+pub mod auth;
 pub mod completions;
 pub mod control_plane;
 pub mod decode;
@@ -54,6 +55,7 @@ pub enum Command {
     Schedules(schedules::Args),
     Agents(agents::Args),
     Streams(streams::Args),
+    Auth(auth::Args),
     Top(top::Args),
     Docs(docs::Args),
     Completions(completions::Args),
@@ -102,6 +104,7 @@ async fn dispatch(global: &Global, command: Command) -> anyhow::Result<()> {
         Command::Schedules(args) => schedules::run(global, &args).await,
         Command::Agents(args) => agents::run(global, &args).await,
         Command::Streams(args) => Box::pin(streams::run(global, &args)).await,
+        Command::Auth(args) => auth::run(global, &args),
         Command::Top(args) => Box::pin(top::run(global, &args)).await,
         Command::Docs(args) => docs::run(&args),
         Command::Completions(args) => completions::run(&args),

@@ -60,7 +60,8 @@ async fn healthy(instance: &Instance) -> anyhow::Result<(SystemStatus, Option<Op
 async fn without_broker(instance: &Instance, why: &str) -> anyhow::Result<SystemStatus> {
     let Agents { agents } = instance.control().with_limit(LIMIT).get("/v1/agents").await?;
     let (url, version) = (instance.broker.url.clone(), instance.broker.version.clone());
-    let broker = BrokerStatus { url, version, connected: false, problem: Some(why.to_owned()) };
+    let (layout, problem) = (instance.broker.layout, Some(why.to_owned()));
+    let broker = BrokerStatus { url, version, layout, connected: false, problem };
     Ok(SystemStatus { namespace: instance.namespace.clone(), broker, agents, ..SystemStatus::default() })
 }
 
@@ -133,7 +134,12 @@ fn broker(broker: &BrokerStatus, paint: Paint) -> String {
     if broker.url == agentbus_nats::bus::memory::URL {
         return "broker none: the bus is in memory, and nothing on it survives `up`".to_owned();
     }
-    format!("broker {} (nats-server {}) {state}{problem}", broker.url, broker.version)
+    format!(
+        "broker {} (nats-server {}) {state}, layout {}{problem}",
+        broker.url,
+        broker.version,
+        broker.layout.as_str()
+    )
 }
 
 fn stream(stream: &StreamStatus) -> Vec<String> {

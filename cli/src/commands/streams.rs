@@ -8,6 +8,7 @@ use std::sync::Arc;
 use agentbus_control_plane::api::{Change, Step, Streams};
 use agentbus_nats::bus::JetStream;
 use agentbus_nats::connect::{Identity, Options};
+use agentbus_nats::identity::Layout;
 use agentbus_nats::names::Names;
 use agentbus_nats::topology::Sizes;
 use agentbus_nats::{plan, subject};
@@ -112,7 +113,8 @@ impl Where {
         let options = Options {
             servers: vec![server.to_owned()],
             name: "agentbus streams".to_owned(),
-            inbox: subject::inbox("control-plane", &format!("streams-{}", std::process::id())),
+            inbox: subject::inbox("control-plane"),
+            layout: Layout::Plain,
             identity: Identity::from_creds(&text)?,
         };
         Ok(JetStream::connect(options).await?)

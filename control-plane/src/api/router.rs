@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use agentbus_nats::bus::Bus;
+use agentbus_nats::identity::Layout;
 use agentbus_nats::names::Names;
 use agentbus_nats::topology::Sizes;
 use axum::Router;
@@ -29,6 +30,8 @@ pub struct ApiState {
     pub bus: Arc<dyn Bus>,
     /// Of the namespace served.
     pub names: Names,
+    /// How it lies on the broker.
+    pub layout: Layout,
     /// Wanted sizes of the streams.
     pub sizes: Sizes,
     /// What callers must show. Empty: nobody gets in.

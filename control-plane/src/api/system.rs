@@ -68,7 +68,7 @@ fn broker(api: &ApiState) -> BrokerStatus {
         LinkState::Up(_) => None,
         LinkState::Down(why) => Some(why.clone()),
     };
-    BrokerStatus { url: server.url, version: server.version, connected: problem.is_none(), problem }
+    BrokerStatus { url: server.url, version: server.version, layout: api.layout, connected: problem.is_none(), problem }
 }
 
 async fn streams(api: &ApiState) -> Result<Vec<StreamStatus>, String> {

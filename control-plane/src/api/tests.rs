@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use agentbus_nats::bus::{Bus, JetStream};
 use agentbus_nats::connect::{self, Identity};
 use agentbus_nats::grant::GroupGrant;
-use agentbus_nats::identity::Authority;
+use agentbus_nats::identity::{Authority, Layout};
 use agentbus_nats::moves::{self, Class, Mover};
 use agentbus_nats::names::Names;
 use agentbus_nats::server::{self, ConfigOptions, OperatorMode, Server};
@@ -28,6 +28,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::*;
 use crate::audit::Audit;
 use crate::dead_letters::{Causes, Outcome, Page, Refusal, Report, Shown};
+use crate::elsewhere::Elsewhere;
 use crate::events::Events;
 use crate::grants::{Common, Grants};
 use crate::groups::Groups;
@@ -57,11 +58,7 @@ impl Bench {
     async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::generate("default");
-        let operator = OperatorMode {
-            operator_jwt: authority.operator_jwt(now()).unwrap(),
-            system_account: authority.system_account(),
-            accounts: authority.accounts(now()).unwrap(),
-        };
+        let operator = OperatorMode::of(&authority, now()).unwrap();
         let store_dir = dir.path().join("store");
         let config = ConfigOptions { store_dir, operator: Some(operator), ..ConfigOptions::default() };
         let say = |line: &str| eprintln!("{line}");
@@ -69,7 +66,7 @@ impl Bench {
         let server = Server::start(&binary.path, dir.path(), config, None).await.unwrap();
         let identity = Identity::from_credentials(&authority.control_plane(now()).unwrap()).unwrap();
         let (name, inbox) = ("test".to_owned(), "_INBOX.test".to_owned());
-        let options = connect::Options { servers: vec![server.url()], name, inbox, identity };
+        let options = connect::Options { servers: vec![server.url()], name, inbox, identity, layout: Layout::Plain };
         let bus = JetStream::connect(options).await.unwrap();
         let context = bus.context().clone();
         let names = Names::new("default");
@@ -101,6 +98,7 @@ impl Bench {
         let state = ApiState {
             bus: self.bus.clone(),
             names: self.names.clone(),
+            layout: Layout::Plain,
             sizes: sizes(),
             token: "secret".into(),
             events: Arc::new(Events::new(self.bus.clone(), self.names.clone(), grants(), sizes())),
@@ -130,7 +128,7 @@ fn grants() -> Arc<Grants> {
 
 fn replays(bus: &Arc<dyn Bus>, names: &Names) -> Replays {
     let (audit, authority) = (Audit::new("default").0, Authority::generate("default"));
-    Replays::new(bus.clone(), names.clone(), grants(), &authority, audit).unwrap()
+    Replays::new(bus.clone(), names.clone(), grants(), &authority, audit, Elsewhere::Here(bus.clone())).unwrap()
 }
 
 fn sizes() -> Sizes {

@@ -47,6 +47,7 @@ impl Desk {
     pub async fn ask(
         self: &Arc<Self>,
         bus: &dyn Bus,
+        namespace: &str,
         agents: &BTreeSet<String>,
         instances: &[(String, String)],
         mut wanted: Vec<Wanted>,
@@ -60,7 +61,9 @@ impl Desk {
         let _closed = Close { desk: self, id: id.clone() };
         let question = serde_json::to_vec(&Question { id, wanted }).unwrap_or_default();
         for agent in agents {
-            if let Err(fault) = bus.send_note(&subject::questions(agent), None, question.clone().into()).await {
+            if let Err(fault) =
+                bus.send_note(&subject::questions(namespace, agent), None, question.clone().into()).await
+            {
                 tracing::debug!(agent, %fault, "not asked");
             }
         }

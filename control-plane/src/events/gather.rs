@@ -166,7 +166,7 @@ impl Gather {
         let instances: Vec<(String, String)> =
             instances.into_iter().filter(serves).map(|one| (one.agent, one.instance)).collect();
         let wanted = wanted.collect();
-        self.desk.ask(&*self.bus, &agents, &instances, wanted).await
+        self.desk.ask(&*self.bus, self.names.namespace(), &agents, &instances, wanted).await
     }
 }
 

@@ -5,7 +5,7 @@
 //! them at the wished pace. A copy is a new event: its id is `<run>.<sequence>`, `replay_of` names the original, and its
 //! message id is sealed like a redrive's, so that nothing that was stored before swallows it, and asking twice for the same
 //! part of a run stores it once. Copies for a group wait in the retry stream, where only that group reads; copies for a
-//! sandbox have that namespace's subjects, where nobody of this namespace may read or write. So nothing leaks back.
+//! sandbox go through a connection into that namespace's own account, of which nobody of this one knows. So nothing leaks back.
 
 mod copy;
 mod read;
@@ -23,6 +23,7 @@ use agentbus_proto::{Code, Fault};
 
 use crate::audit::Audit;
 use crate::control::Verb;
+use crate::elsewhere::Elsewhere;
 use crate::grants::Grants;
 
 pub use request::{Clock, RATE_DEFAULT, Report, Request, SPACE_DEFAULT, Skipped};
@@ -40,6 +41,7 @@ struct Inner {
     /// Seals the ids of copies.
     secret: String,
     audit: Audit,
+    elsewhere: Elsewhere,
 }
 
 impl Replays {
@@ -50,10 +52,11 @@ impl Replays {
         grants: Arc<Grants>,
         authority: &Authority,
         audit: Audit,
+        elsewhere: Elsewhere,
     ) -> Result<Self, Fault> {
         let bad = |error| Fault::new(Code::BadConfig, format!("cannot derive the secret for replays: {error}"));
         let secret = authority.secret("control-plane", "replay").map_err(bad)?;
-        Ok(Self { inner: Arc::new(Inner { bus, names, grants, secret, audit }) })
+        Ok(Self { inner: Arc::new(Inner { bus, names, grants, secret, audit, elsewhere }) })
     }
 
     /// What sidecars may ask of it.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use agentbus_nats::bus::Bus;
 use agentbus_nats::names::Names;
 use agentbus_nats::plan;
 use agentbus_nats::read::{self, Query, Record};
@@ -34,7 +35,7 @@ impl Replays {
             Some(seq) => seq,
             None => self.last_seq().await?,
         };
-        let created = self.prepare(target, request).await?;
+        let (to, created) = self.prepare(target, request).await?;
         let id = request.run.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
         let query = Query { filters, from, to_seq: Some(to_seq), limit: PAGE_MAX, ..Query::all() };
         let report =
@@ -43,6 +44,7 @@ impl Replays {
             replays: self,
             request,
             target,
+            to,
             patterns,
             until,
             report,
@@ -73,27 +75,34 @@ impl Replays {
         Ok(group.patterns)
     }
 
-    /// Makes a sandbox's streams when asked to; tells whether it did.
-    async fn prepare(&self, target: Target<'_>, request: &Request) -> Result<bool, Fault> {
-        let Target::Namespace(into) = target else { return Ok(false) };
+    /// Where the copies go. Makes a sandbox's accounts and streams when asked to, and tells whether it did.
+    async fn prepare(&self, target: Target<'_>, request: &Request) -> Result<(Option<Arc<dyn Bus>>, bool), Fault> {
+        let Target::Namespace(into) = target else { return Ok((Some(Arc::clone(&self.inner.bus)), false)) };
         let names = Names::new(into);
-        if self.inner.bus.stream(&names.events()).await?.is_some() {
-            return Ok(false);
+        let create = request.create && !request.dry_run;
+        let to = self.inner.elsewhere.reach(into, create).await?;
+        if request.dry_run {
+            return Ok((None, false));
         }
         let space = request.space_bytes.unwrap_or(SPACE_DEFAULT);
-        if request.dry_run {
-            return Ok(false);
+        let there = match &to {
+            Some(to) => to.stream(&names.events()).await?.is_some(),
+            None => false,
+        };
+        match to {
+            Some(to) if there => Ok((Some(to), false)),
+            Some(to) if create => {
+                plan::apply(&*to, &names, &Sizes::within(i64::try_from(space).unwrap_or(i64::MAX))).await?;
+                Ok((Some(to), true))
+            }
+            _ => {
+                let why = format!(
+                    "namespace `{into}` has no streams here: ask for them (--yes, `create`); they take {} MiB",
+                    space >> 20
+                );
+                Err(Fault::new(Code::InvalidAddress, why))
+            }
         }
-        if !request.create {
-            let why = format!(
-                "namespace `{into}` has no streams here: ask for them (--yes, `create`); they take {} MiB",
-                space >> 20
-            );
-            return Err(Fault::new(Code::InvalidAddress, why));
-        }
-        let sizes = Sizes::within(i64::try_from(space).unwrap_or(i64::MAX));
-        plan::apply(&*self.inner.bus, &names, &sizes).await?;
-        Ok(true)
     }
 
     fn note(&self, request: &Request, report: &Report, by: &str) {
@@ -118,6 +127,8 @@ struct Part<'a> {
     replays: &'a Replays,
     request: &'a Request,
     target: Target<'a>,
+    /// Where copies are stored; none where nothing is, in a dry run.
+    to: Option<Arc<dyn Bus>>,
     patterns: Vec<String>,
     until: Option<SystemTime>,
     report: Report,
@@ -190,9 +201,9 @@ impl Part<'_> {
         };
         match copy(record, run) {
             Ok(message) => {
-                if !self.request.dry_run {
+                if let Some(to) = self.to.as_ref().filter(|_| !self.request.dry_run) {
                     self.ticks.tick().await;
-                    inner.bus.store(message).await?;
+                    to.store(message).await?;
                 }
                 self.report.copied += 1;
             }

@@ -27,6 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use agentbus_nats::grant::Policy;
+use agentbus_nats::identity::Layout;
 use agentbus_proto::name;
 
 pub use agent::{AgentSpec, Output, Restart, Runner};
@@ -58,6 +59,8 @@ pub struct Project {
     pub namespace: String,
     /// Which bus it runs on.
     pub broker: BrokerMode,
+    /// Whether its sidecars are in an account of their own, from which the broker lets nothing through but their work.
+    pub wall: bool,
     /// How failures are handled where an agent says nothing else: groups joined by the person use it too.
     pub policy: Policy,
     /// What bounds agents that say nothing else; the spool is the person's too.
@@ -78,6 +81,7 @@ impl Project {
         Self {
             namespace: namespace.into(),
             broker: BrokerMode::default(),
+            wall: false,
             policy: Policy::default(),
             bounds: Bounds::default(),
             retention: Retention::default(),
@@ -115,6 +119,11 @@ impl Project {
         }
     }
 
+    /// How its namespace lies on the broker.
+    pub fn layout(&self) -> Layout {
+        Layout::walled(self.wall)
+    }
+
     /// The agent of this name.
     pub fn agent(&self, name: &str) -> Option<&AgentSpec> {
         self.agents.iter().find(|agent| agent.name == name)
@@ -135,7 +144,7 @@ fn read_project(reader: &mut Reader, root: &Node) -> Option<Project> {
         Some(map) => limits::read(reader, map, &Bounds::default()),
         None => Bounds::default(),
     };
-    let broker = broker::read(reader, &map);
+    let (broker, wall) = broker::read(reader, &map);
     let retention = retention::read(reader, &map);
     let channels = map.get("channels").map(|node| channels::read(reader, node)).unwrap_or_default();
     let mut agents = Vec::new();
@@ -153,6 +162,7 @@ fn read_project(reader: &mut Reader, root: &Node) -> Option<Project> {
     Some(Project {
         namespace,
         broker,
+        wall,
         policy: defaults,
         bounds,
         retention,

@@ -118,8 +118,8 @@ fn unknown_keys_say_what_is_allowed_and_what_was_meant() {
     assert_eq!(
         found,
         [
-            "4:9: `mode` is missing in broker; write `mode: managed` or `mode: memory`",
-            "4:10: `url` in broker is not supported in this version; allowed here: mode"
+            "4:9: broker says nothing; write `mode: managed`, `mode: memory` or `wall: true`",
+            "4:10: `url` in broker is not supported in this version; allowed here: mode, wall"
         ]
     );
 }
@@ -132,6 +132,16 @@ fn the_bus_is_a_managed_broker_or_in_memory() {
     assert_eq!(mode("broker: {mode: memory}\n"), BrokerMode::Memory);
     let found = mistakes(&format!("{GOOD}broker: {{mode: cloud}}\n"));
     assert_eq!(found, ["4:16: broker.mode must be managed or memory, not `cloud`"]);
+}
+
+#[test]
+fn a_wall_is_asked_for_and_needs_a_broker() {
+    let wall = |line: &str| Project::parse(&format!("{GOOD}{line}"), "f").unwrap().wall;
+    assert!(!wall("") && !wall("broker: {mode: managed}\n") && !wall("broker: {wall: false}\n"));
+    assert!(wall("broker: {wall: true}\n") && wall("broker: {mode: managed, wall: true}\n"));
+    let found = mistakes(&format!("{GOOD}broker: {{mode: memory, wall: true}}\n"));
+    assert_eq!(found, ["4:30: `wall` in broker needs a broker: the wall is between two of its accounts"]);
+    assert_eq!(mistakes(&format!("{GOOD}broker: {{wall: maybe}}\n")).len(), 1);
 }
 
 #[test]

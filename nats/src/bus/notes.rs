@@ -4,6 +4,8 @@ use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 
+use crate::identity::Layout;
+
 /// One note, or a stored message as listeners hear it.
 #[derive(Debug, Clone)]
 pub struct Note {
@@ -15,6 +17,16 @@ pub struct Note {
     pub headers: HeaderMap,
     /// What it says.
     pub payload: Bytes,
+}
+
+impl Note {
+    /// Its subject as it is on the bus, however the connection spells it.
+    fn read(message: async_nats::Message, layout: Layout) -> Self {
+        let plain = layout.read(&message.subject);
+        let subject = (plain.len() < message.subject.len()).then(|| Subject::from(plain));
+        let note = Self::from(message);
+        Self { subject: subject.unwrap_or(note.subject), ..note }
+    }
 }
 
 impl From<async_nats::Message> for Note {
@@ -30,13 +42,13 @@ pub struct Subscription {
 }
 
 enum Way {
-    JetStream(Box<async_nats::Subscriber>),
+    JetStream(Box<async_nats::Subscriber>, Layout),
     Memory(super::memory::Notes),
 }
 
 impl Subscription {
-    pub(super) fn jetstream(subscriber: async_nats::Subscriber) -> Self {
-        Self { way: Way::JetStream(Box::new(subscriber)) }
+    pub(super) fn jetstream(subscriber: async_nats::Subscriber, layout: Layout) -> Self {
+        Self { way: Way::JetStream(Box::new(subscriber), layout) }
     }
 
     pub(super) fn memory(notes: super::memory::Notes) -> Self {
@@ -46,7 +58,7 @@ impl Subscription {
     /// The next note; none when the connection is closed for good. Cancel-safe.
     pub async fn next(&mut self) -> Option<Note> {
         match &mut self.way {
-            Way::JetStream(subscriber) => subscriber.next().await.map(Note::from),
+            Way::JetStream(subscriber, layout) => subscriber.next().await.map(|note| Note::read(note, *layout)),
             Way::Memory(notes) => notes.recv().await,
         }
     }
@@ -54,7 +66,9 @@ impl Subscription {
     /// The next note if it is here already.
     pub fn try_next(&mut self) -> Option<Note> {
         match &mut self.way {
-            Way::JetStream(subscriber) => subscriber.next().now_or_never().flatten().map(Note::from),
+            Way::JetStream(subscriber, layout) => {
+                subscriber.next().now_or_never().flatten().map(|note| Note::read(note, *layout))
+            }
             Way::Memory(notes) => notes.try_recv().ok(),
         }
     }

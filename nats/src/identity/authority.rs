@@ -3,19 +3,19 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use nkeys::KeyPair;
+use nkeys::{KeyPair, KeyPairType};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{jwt, permissions};
+use super::{Layout, accounts, jwt, permissions};
 use crate::msg_id;
 use crate::pattern::Pattern;
 
 /// Life of a sidecar's token: how long the data plane runs without the control plane. Renewed at half of it.
 const USER_LIFE: Duration = Duration::from_secs(24 * 3600);
 
-/// Life of a token that only looks: one look.
-const WATCHER_LIFE: Duration = Duration::from_secs(60);
+/// Life of a token of the system account: one look, or one change.
+const SYSTEM_LIFE: Duration = Duration::from_secs(60);
 
 /// A key could not be made, read or used.
 #[derive(Debug, thiserror::Error)]
@@ -34,9 +34,11 @@ pub enum AuthorityError {
     Stored(#[from] serde_json::Error),
 }
 
-/// Operator, system account, the bus account and its scoped signing key. Holds seeds: keep it private.
+/// Operator, system account, and for one namespace: its account, and its sidecars' scoped signing key. Holds seeds: keep it
+/// private. Other namespaces' keys, and that of the sidecars' account behind the wall, follow from the operator's.
 pub struct Authority {
     namespace: String,
+    layout: Layout,
     operator: KeyPair,
     system: KeyPair,
     account: KeyPair,
@@ -93,6 +95,7 @@ impl Authority {
     pub fn generate(namespace: &str) -> Self {
         Self {
             namespace: namespace.to_owned(),
+            layout: Layout::Plain,
             operator: KeyPair::new_operator(),
             system: KeyPair::new_account(),
             account: KeyPair::new_account(),
@@ -100,9 +103,40 @@ impl Authority {
         }
     }
 
+    /// The same installation, and another of its namespaces. Its keys follow from the operator's, so nothing is kept for it.
+    pub fn of_namespace(&self, namespace: &str) -> Result<Self, AuthorityError> {
+        let copy = |key: &KeyPair, which| {
+            let seed = key.seed().and_then(|seed| KeyPair::from_seed(&seed));
+            seed.map_err(|source| AuthorityError::Key { which, source })
+        };
+        let own = namespace == self.namespace;
+        let key = |key: &KeyPair, role: &'static str| {
+            if own { copy(key, role) } else { derived(&self.operator, role, namespace) }
+        };
+        Ok(Self {
+            namespace: namespace.to_owned(),
+            layout: self.layout,
+            operator: copy(&self.operator, "operator")?,
+            system: copy(&self.system, "system")?,
+            account: key(&self.account, "account")?,
+            sidecars: key(&self.sidecars, "sidecars")?,
+        })
+    }
+
+    /// With its accounts laid out this way.
+    #[must_use]
+    pub fn laid_out(self, layout: Layout) -> Self {
+        Self { layout, ..self }
+    }
+
     /// The namespace these keys are for.
     pub fn namespace(&self) -> &str {
         &self.namespace
+    }
+
+    /// How its accounts are laid out.
+    pub fn layout(&self) -> Layout {
+        self.layout
     }
 
     /// Seeds as JSON: secret.
@@ -123,6 +157,7 @@ impl Authority {
         let seeds: Seeds = serde_json::from_str(text)?;
         let key = |seed: &str, which| KeyPair::from_seed(seed).map_err(|source| AuthorityError::Key { which, source });
         Ok(Self {
+            layout: Layout::Plain,
             operator: key(&seeds.operator, "operator")?,
             system: key(&seeds.system, "system")?,
             account: key(&seeds.account, "account")?,
@@ -159,27 +194,33 @@ impl Authority {
         self.sign(&self.operator, &self.operator.public_key(), "agentbus", now, None, nats)
     }
 
-    /// Accounts to preload into the server: (public key, token).
+    /// The accounts of the namespace: (public key, token). The one that others import from comes first.
     pub fn accounts(&self, now: u64) -> Result<Vec<(String, String)>, AuthorityError> {
-        let template = permissions::sidecar_template(&self.namespace);
-        let scoped =
-            json!({"kind": "user_scope", "key": self.sidecars.public_key(), "role": "sidecar", "template": template});
-        let bus = json!({
-            "type": "account", "version": 2,
-            "limits": limits(true),
-            "signing_keys": [scoped],
-            "default_permissions": {"pub": {}, "sub": {}},
-        });
-        let system = json!({
-            "type": "account", "version": 2,
-            "limits": limits(false),
-            "default_permissions": {"pub": {}, "sub": {}},
-        });
-        let token = |key: &KeyPair, name, nats| {
-            let public = key.public_key();
-            self.sign(&self.operator, &public, name, now, None, nats).map(|token| (public, token))
-        };
-        Ok(vec![token(&self.account, "agentbus", bus)?, token(&self.system, "SYS", system)?])
+        let (bus, sidecars) = (self.account.public_key(), self.sidecars.public_key());
+        let name = |role: &str| format!("agentbus {}{role}", self.namespace);
+        let claims = accounts::bus(&self.namespace, self.layout, &sidecars);
+        let mut accounts = vec![self.account_jwt(&self.account, &name(""), claims, now)?];
+        if self.layout == Layout::Wall {
+            let claims = accounts::agents(&self.namespace, &sidecars, &bus);
+            accounts.push(self.account_jwt(&self.agents()?, &name(", agents"), claims, now)?);
+        }
+        Ok(accounts)
+    }
+
+    /// The system account: (public key, token).
+    pub fn system(&self, now: u64) -> Result<(String, String), AuthorityError> {
+        self.account_jwt(&self.system, "SYS", accounts::system(), now)
+    }
+
+    fn account_jwt(
+        &self,
+        key: &KeyPair,
+        name: &str,
+        claims: Value,
+        now: u64,
+    ) -> Result<(String, String), AuthorityError> {
+        let public = key.public_key();
+        self.sign(&self.operator, &public, name, now, None, claims).map(|token| (public, token))
     }
 
     /// Mints a sidecar's token: (token, expiry in seconds since the epoch).
@@ -191,13 +232,26 @@ impl Authority {
         let tags: Vec<String> = groups.chain(consumers).chain(publish).collect();
         let nats = json!({
             "type": "user", "version": 2,
-            "issuer_account": self.account.public_key(),
+            "issuer_account": self.home_of_sidecars()?,
             "tags": tags,
             "pub": {}, "sub": {},
         });
         let expires = now + USER_LIFE.as_secs();
         let token = self.sign(&self.sidecars, spec.public_key, spec.agent, now, Some(expires), nats)?;
         Ok((token, expires))
+    }
+
+    /// The account of the sidecars behind the wall.
+    fn agents(&self) -> Result<KeyPair, AuthorityError> {
+        derived(&self.operator, "agents", &self.namespace)
+    }
+
+    /// Public key of the account that sidecars are in.
+    fn home_of_sidecars(&self) -> Result<String, AuthorityError> {
+        match self.layout {
+            Layout::Plain => Ok(self.account.public_key()),
+            Layout::Wall => self.agents().map(|key| key.public_key()),
+        }
     }
 
     /// Full rights in the account, for the control plane itself.
@@ -212,14 +266,23 @@ impl Authority {
 
     /// For a minute, to ask every server how it is, and for nothing else: a user of the system account.
     pub fn watcher(&self, now: u64) -> Result<Credentials, AuthorityError> {
+        self.system_user("doctor", &["$SYS.REQ.SERVER.PING.STATSZ"], now)
+    }
+
+    /// For a minute, to ask for accounts and to change them: a user of the system account.
+    pub fn registrar(&self, now: u64) -> Result<Credentials, AuthorityError> {
+        self.system_user("accounts", &["$SYS.REQ.CLAIMS.UPDATE", "$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP"], now)
+    }
+
+    fn system_user(&self, name: &str, publish: &[&str], now: u64) -> Result<Credentials, AuthorityError> {
         let key = KeyPair::new_user();
         let nats = json!({
             "type": "user", "version": 2,
-            "pub": {"allow": ["$SYS.REQ.SERVER.PING.STATSZ"]}, "sub": {"allow": ["_INBOX.>"]},
+            "pub": {"allow": publish}, "sub": {"allow": ["_INBOX.>"]},
             "subs": -1, "data": -1, "payload": -1,
         });
-        let expires = Some(now + WATCHER_LIFE.as_secs());
-        let jwt = self.sign(&self.system, &key.public_key(), "doctor", now, expires, nats)?;
+        let expires = Some(now + SYSTEM_LIFE.as_secs());
+        let jwt = self.sign(&self.system, &key.public_key(), name, now, expires, nats)?;
         let seed = key.seed().map_err(|source| AuthorityError::Key { which: "user", source })?;
         Ok(Credentials { jwt, seed })
     }
@@ -247,13 +310,12 @@ impl Authority {
     }
 }
 
-/// No limits but the server's own; JetStream only where it is asked for.
-fn limits(jetstream: bool) -> Value {
-    let storage = if jetstream { -1 } else { 0 };
-    json!({
-        "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1,
-        "mem_storage": storage, "disk_storage": storage, "streams": storage, "consumer": storage,
-    })
+/// A key that follows from the operator's, for one role in one namespace.
+fn derived(operator: &KeyPair, role: &'static str, namespace: &str) -> Result<KeyPair, AuthorityError> {
+    let bad = |source| AuthorityError::Key { which: role, source };
+    let seed = operator.seed().map_err(bad)?;
+    KeyPair::new_from_raw(KeyPairType::Account, msg_id::mac(seed.as_bytes(), &format!("{role}:{namespace}")))
+        .map_err(bad)
 }
 
 #[cfg(test)]
@@ -266,6 +328,37 @@ mod tests {
         let again = Authority::from_json(&authority.to_json().unwrap()).unwrap();
         assert_eq!(again.system_account(), authority.system_account());
         assert_eq!(again.operator_jwt(7).unwrap(), authority.operator_jwt(7).unwrap());
+        let walled = |authority: Authority| authority.laid_out(Layout::Wall).accounts(7).unwrap();
+        assert_eq!(walled(again), walled(authority));
+    }
+
+    #[test]
+    fn keys_of_an_earlier_version_are_read() {
+        let [operator, system, account, sidecars] =
+            [KeyPair::new_operator(), KeyPair::new_account(), KeyPair::new_account(), KeyPair::new_account()];
+        let seed = |key: &KeyPair| key.seed().unwrap();
+        let old = json!({
+            "namespace": "default", "operator": seed(&operator), "system": seed(&system),
+            "account": seed(&account), "sidecars": seed(&sidecars),
+        });
+        let authority = Authority::from_json(&old.to_string()).unwrap();
+        assert_eq!(authority.accounts(7).unwrap()[0].0, account.public_key());
+        assert_eq!((authority.layout(), authority.system_account()), (Layout::Plain, system.public_key()));
+    }
+
+    #[test]
+    fn each_namespace_has_accounts_and_secrets_of_its_own_that_are_the_same_every_time() {
+        let authority = Authority::generate("default").laid_out(Layout::Wall);
+        let keys = |namespace: &str| {
+            let one = authority.of_namespace(namespace).unwrap();
+            let accounts: Vec<_> = one.accounts(7).unwrap().into_iter().map(|(key, _)| key).collect();
+            (accounts, one.secret("agent", "a").unwrap())
+        };
+        let (own, sandbox) = (keys("default"), keys("sandbox"));
+        assert_eq!((keys("default"), keys("sandbox")), (own.clone(), sandbox.clone()));
+        assert_eq!(authority.accounts(7).unwrap().into_iter().map(|(key, _)| key).collect::<Vec<_>>(), own.0);
+        assert!(own.0.iter().all(|key| !sandbox.0.contains(key)) && own.1 != sandbox.1);
+        assert_eq!((own.0.len(), sandbox.0.len()), (2, 2));
     }
 
     #[test]

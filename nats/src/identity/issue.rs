@@ -34,6 +34,7 @@ impl Authority {
             agent: agent.to_owned(),
             instance: instance.to_owned(),
             namespace: self.namespace().to_owned(),
+            layout: self.layout(),
             jwt,
             expires,
             groups,

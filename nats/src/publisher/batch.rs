@@ -98,7 +98,8 @@ async fn send(link: &Link, messages: &[Message], inbox: &str) -> Result<(), Faul
         if last {
             headers.insert(headers::name(headers::BATCH_COMMIT), "1");
         }
-        let (subject, payload) = (message.subject.clone(), message.payload.clone());
+        let subject = super::jetstream::spelled(link, message.subject.clone());
+        let payload = message.payload.clone();
         let sent = if last || index == 0 {
             link.client.publish_with_reply_and_headers(subject, inbox.to_owned(), headers, payload).await
         } else {

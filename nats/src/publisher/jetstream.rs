@@ -8,6 +8,7 @@
 //! This is the seam for the coalescer of the speed work: callers hand over [`Message`]s and await [`Stored`]; how many
 //! travel together is decided behind [`Publisher::send`].
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -174,6 +175,7 @@ impl Inner {
     async fn write(&self, slot: u64, message: Message) -> Result<(), Fault> {
         let reply = format!("{}.{slot}", self.inbox);
         let Message { subject, headers, payload } = message;
+        let subject = spelled(&self.link, subject);
         let sent = self.link.client.publish_with_reply_and_headers(subject, reply, headers, payload);
         match tokio::time::timeout(self.options.outcome_wait, sent).await {
             Ok(Ok(())) => Ok(()),
@@ -244,6 +246,14 @@ impl Drop for Pending {
 fn slow() -> Fault {
     Fault::new(Code::RateLimited, "the broker is slower than the events that come; nothing of this one was sent")
         .with_retry_after(Duration::from_secs(1))
+}
+
+/// A message's subject as this connection spells it.
+pub(super) fn spelled(link: &Link, subject: String) -> String {
+    match link.layout().spell(&subject) {
+        Cow::Borrowed(_) => subject,
+        Cow::Owned(spelled) => spelled,
+    }
 }
 
 /// A subject that the broker does not let this connection publish on.

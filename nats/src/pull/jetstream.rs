@@ -61,7 +61,7 @@ impl Pull {
         let messages = link.client.subscribe(format!("{inbox}.*")).await.map_err(|_| link.down())?;
         let now = Instant::now();
         Ok(Self {
-            api: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"),
+            api: link.layout().spell(&format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}")).into_owned(),
             inbox,
             messages,
             state: link.state(),

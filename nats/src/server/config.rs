@@ -4,7 +4,9 @@
 //! It writes no files and checks no value: the server does, and `process` reports what it says.
 
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use crate::identity::{Authority, AuthorityError};
 
 /// A user JWT with many permissions passes the server's default of 4 KiB and is then refused at connect.
 const CONTROL_LINE_MAX: &str = "64KB";
@@ -15,6 +17,10 @@ const MEMORY_STORE_BYTES_MAX: u64 = 256 << 20;
 /// The log file is rotated at this size, and this many old ones are kept.
 const LOG_BYTES_MAX: u64 = 16 << 20;
 const LOG_FILES_MAX: u32 = 3;
+
+/// The folder for accounts, beside the log; and how many it may hold: a namespace has one or two.
+const ACCOUNTS: &str = "accounts";
+const ACCOUNTS_MAX: u32 = 2000;
 
 /// What a server is started with.
 #[derive(Clone, Debug)]
@@ -66,7 +72,7 @@ pub struct OperatorMode {
 
 impl ConfigOptions {
     /// The text of the configuration file. Paths that are not UTF-8 are written with replacement characters: refuse them before.
-    pub fn render(&self, log_file: &std::path::Path) -> String {
+    pub fn render(&self, log_file: &Path) -> String {
         let host = quoted(&self.listen_host);
         let mut text = format!(
             "# written by agentbus at every start; changes here are lost\nhost: {host}\nport: {}\n",
@@ -83,7 +89,7 @@ impl ConfigOptions {
         line(&mut text, "logfile_max_num", &LOG_FILES_MAX.to_string());
         self.jetstream(&mut text);
         if let Some(operator) = &self.operator {
-            operator.render(&mut text);
+            operator.render(&mut text, &log_file.with_file_name(ACCOUNTS));
         }
         text
     }
@@ -101,10 +107,21 @@ impl ConfigOptions {
 }
 
 impl OperatorMode {
-    fn render(&self, text: &mut String) {
+    /// What lets the keys of an installation in. `now`: seconds since the Unix epoch.
+    pub fn of(authority: &Authority, now: u64) -> Result<Self, AuthorityError> {
+        let mut accounts = authority.accounts(now)?;
+        accounts.push(authority.system(now)?);
+        Ok(Self { operator_jwt: authority.operator_jwt(now)?, system_account: authority.system_account(), accounts })
+    }
+
+    /// `folder`: where the server keeps the accounts it is told of while it runs. Those of the configuration are always known.
+    fn render(&self, text: &mut String, folder: &Path) {
         line(text, "operator", &quoted(&self.operator_jwt));
         line(text, "system_account", &quoted(&self.system_account));
-        text.push_str("resolver: MEMORY\nresolver_preload {\n");
+        text.push_str("resolver {\n  type: full\n");
+        line(text, "  dir", &quoted(&folder.to_string_lossy()));
+        line(text, "  limit", &ACCOUNTS_MAX.to_string());
+        text.push_str("}\nresolver_preload {\n");
         for (public_key, jwt) in &self.accounts {
             line(text, &format!("  {}", quoted(public_key)), &quoted(jwt));
         }
@@ -144,7 +161,6 @@ fn quoted(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
 
     #[test]
     fn strings_are_quoted_safely() {
@@ -197,7 +213,7 @@ mod tests {
             "operator: \"o.j.w\"",
         ];
         for line in
-            expected.into_iter().chain(["system_account: \"ASYS\"", "resolver: MEMORY", "  \"AONE\": \"a.j.w\""])
+            expected.into_iter().chain(["system_account: \"ASYS\"", "  dir: \"/accounts\"", "  \"AONE\": \"a.j.w\""])
         {
             assert!(text.lines().any(|l| l == line), "{line} not in\n{text}");
         }

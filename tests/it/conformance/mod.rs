@@ -1,5 +1,5 @@
-//! One suite of behaviours, run on every backend of the bus: what holds on a broker holds in this process, and the other
-//! way round. Behaviours are written once, against `dyn Bus` and the sidecar library; a backend is a way to make a `Stage`.
+//! One suite of behaviours, run on every backend of the bus: what holds on a broker, in either layout, holds in this process,
+//! and the other way round. Behaviours are written once, against `dyn Bus` and the sidecar library; a backend is a way to make a `Stage`.
 
 mod embed;
 mod flow;
@@ -12,13 +12,22 @@ mod store;
 mod take;
 
 /// Every behaviour as a test of every backend.
-macro_rules! on_both {
+macro_rules! on_all {
     ($($module:ident: [$($behaviour:ident),* $(,)?]),* $(,)?) => {
         mod jetstream {
             $(mod $module {
                 $(#[tokio::test]
                 async fn $behaviour() {
                     Box::pin(crate::conformance::$module::$behaviour(crate::conformance::stage::Kind::JetStream)).await;
+                })*
+            })*
+        }
+
+        mod wall {
+            $(mod $module {
+                $(#[tokio::test]
+                async fn $behaviour() {
+                    Box::pin(crate::conformance::$module::$behaviour(crate::conformance::stage::Kind::Wall)).await;
                 })*
             })*
         }
@@ -34,7 +43,7 @@ macro_rules! on_both {
     };
 }
 
-on_both! {
+on_all! {
     store: [
         an_id_is_stored_once,
         a_full_stream_refuses_and_takes_again,

@@ -12,7 +12,7 @@ use agentbus_nats::ack::Answer;
 use agentbus_nats::bus::Bus;
 use agentbus_nats::connect::Identity;
 use agentbus_nats::grant::{GroupGrant, Start};
-use agentbus_nats::identity::Authority;
+use agentbus_nats::identity::{Authority, Layout};
 use agentbus_nats::names::Names;
 use agentbus_nats::publisher::Message;
 use agentbus_nats::pull::{Incoming, Pull};
@@ -36,6 +36,8 @@ use tempfile::TempDir;
 pub enum Kind {
     /// A real nats-server.
     JetStream,
+    /// The same with the sidecars behind the wall.
+    Wall,
     /// The bus in this process.
     Memory,
 }
@@ -74,8 +76,8 @@ impl Stage {
 
     pub async fn with(kind: Kind, sizes: Sizes) -> Self {
         let (backend, bus, names) = match kind {
-            Kind::JetStream => {
-                let broker = Broker::start_with(sizes).await;
+            Kind::JetStream | Kind::Wall => {
+                let broker = Broker::start_of(Layout::walled(kind == Kind::Wall), sizes).await;
                 let (bus, names) = (broker.bus.clone(), broker.names.clone());
                 (Backend::JetStream(Box::new(broker)), bus, names)
             }
@@ -188,8 +190,7 @@ impl Stage {
         let project = format!("version: 1\nagents:\n{agents}");
         let (servers, authority) = match &self.backend {
             Backend::JetStream(broker) => {
-                let keys = broker.authority.to_json().expect("keys");
-                (vec![broker.url()], Authority::from_json(&keys).expect("keys"))
+                (vec![broker.url()], broker.authority.of_namespace(self.names.namespace()).expect("keys"))
             }
             Backend::Memory(_) => (vec![], Authority::generate(self.names.namespace())),
         };

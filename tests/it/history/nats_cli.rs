@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use agentbus_nats::connect::{self, Identity, Link};
+use agentbus_nats::identity::Layout;
 use agentbus_tests::Broker;
 use agentbus_tests::broker::now;
 use futures_util::StreamExt;
@@ -20,6 +21,7 @@ async fn person(broker: &Broker) -> Link {
         name: "NATS CLI".to_owned(),
         // The nats CLI's own prefix, unless it is told another one.
         inbox: "_INBOX.cli".to_owned(),
+        layout: Layout::Plain,
         identity: Identity::from_credentials(&broker.authority.person(now()).expect("credentials")).expect("read"),
     };
     Link::connect(options).await.expect("connected")

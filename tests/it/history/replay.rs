@@ -3,16 +3,17 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use agentbus_nats::bus::Bus;
 use agentbus_nats::names::Names;
-use agentbus_nats::{consumers, headers, subject};
+use agentbus_nats::{accounts, consumers, headers, subject};
 use agentbus_proto::event::v1::Event;
-use agentbus_tests::broker::group;
+use agentbus_tests::broker::{group, now};
 use agentbus_tests::http::{HttpAgent, request};
 use agentbus_tests::wait::until;
 use prost::Message;
 use serde_json::{Value, json};
 
-use super::world::{World, publish, small, take};
+use super::world::{World, publish, read_all, small, take};
 
 /// The lines of an answer, each an object.
 async fn lines(agent: &HttpAgent, body: Value) -> Vec<Value> {
@@ -187,7 +188,8 @@ async fn a_sandbox_gets_the_events_and_nothing_leaks_back() {
     assert_eq!((&report["copied"], &report["created"]), (&json!(4), &json!(true)), "{report}");
 
     let sandbox = Names::new("sandbox");
-    let copies = world.read(&sandbox.events()).await;
+    let there = world.broker.elsewhere("sandbox").await;
+    let copies = read_all(&*there, &sandbox.events()).await;
     let subjects: BTreeSet<&str> = copies.iter().map(|copy| copy.subject.as_str()).collect();
     assert_eq!(subjects, ["ab.sandbox.n.writer.topic.-.note.made"].into());
     let originals: Vec<String> =
@@ -195,11 +197,11 @@ async fn a_sandbox_gets_the_events_and_nothing_leaks_back() {
     assert_eq!(originals, ["n-00001", "n-00002", "n-00003", "n-00004"]);
     assert!(copies.iter().all(|copy| subject::sender(&copy.subject) == Some("writer")));
     // A group there reads them as any group reads its events.
-    consumers::ensure_from(&*world.broker.bus, &sandbox, &group("readers", &["note.>"]), |_| consumers::Start::All)
+    consumers::ensure_from(&*there, &sandbox, &group("readers", &["note.>"]), |_| consumers::Start::All)
         .await
         .expect("a group");
     let groups = ["readers".to_owned()];
-    let state = consumers::states(&*world.broker.bus, &sandbox, &groups).await.expect("read").remove(0);
+    let state = consumers::states(&*there, &sandbox, &groups).await.expect("read").remove(0);
     assert_eq!(state.lag, 4);
 
     assert!(live.receive(1, "1500ms").await.is_empty());
@@ -209,5 +211,40 @@ async fn a_sandbox_gets_the_events_and_nothing_leaks_back() {
     // Whoever belongs to this namespace has no say in the other one.
     let foreign = writer.post("/v1/publish", &json!({"to": "note.made", "data": 1, "namespace": "sandbox"})).await;
     assert_eq!(foreign.status, 400, "{}", foreign.body);
-    assert_eq!(world.broker.count(&sandbox.events()).await, 8);
+    assert_eq!(read_all(&*there, &sandbox.events()).await.len(), 8);
+}
+
+#[tokio::test]
+async fn nothing_of_one_namespace_exists_in_another_and_both_outlive_the_broker() {
+    let mut world = World::start("", small()).await;
+    let (_w, writer) = world.agent("writer").await;
+    publish(&writer, 0..1, "note.made").await;
+    // Nobody there yet: nothing is made for a look.
+    let ask = json!({"patterns": ["note.>"], "into": "sandbox", "create": true, "dry_run": true});
+    let report = world.post("/v1/replay", ask.clone()).await;
+    assert_eq!((&report["copied"], &report["created"]), (&json!(1), &json!(false)), "{report}");
+    let unknown = world.broker.authority.of_namespace("sandbox").expect("keys");
+    assert!(!accounts::known(&[world.broker.url()], &unknown, now()).await.expect("asked"));
+
+    let mut ask = ask;
+    ask["dry_run"] = json!(false);
+    world.post("/v1/replay", ask.clone()).await;
+    let there = world.broker.elsewhere("sandbox").await;
+    let mut heard = there.subscribe(">", None).await.expect("listens");
+    there.round_trip().await.expect("listens");
+    let names = async |bus: &dyn Bus| bus.stream_names().await.expect("names").into_iter().collect::<BTreeSet<_>>();
+    let (mine, theirs) = (names(&*world.broker.bus).await, names(&*there).await);
+    assert!(theirs.contains("AB_sandbox_EVENTS") && mine.is_disjoint(&theirs), "{mine:?} {theirs:?}");
+    publish(&writer, 1..2, "note.made").await;
+    assert!(heard.try_next().is_none_or(|note| !note.subject.starts_with("ab.default.")));
+
+    world.broker.crash().await;
+    until("the sandbox again", || async { there.stream("AB_sandbox_EVENTS").await.ok().flatten().ok_or("not there") })
+        .await;
+    let again = world.broker.elsewhere("sandbox").await;
+    assert_eq!(read_all(&*again, "AB_sandbox_EVENTS").await.len(), 1);
+    until("the control plane on the new server", || async {
+        world.api.post::<Value>("/v1/replay", &ask).await.map_err(|fault| fault.to_string())
+    })
+    .await;
 }

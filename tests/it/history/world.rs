@@ -8,6 +8,7 @@ use std::time::Duration;
 use agentbus::control::Api;
 use agentbus_control_plane::spec::Project;
 use agentbus_control_plane::{ControlPlane, Options};
+use agentbus_nats::bus::Bus;
 use agentbus_nats::grant::GroupGrant;
 use agentbus_nats::identity::Authority;
 use agentbus_nats::topology::Sizes;
@@ -93,16 +94,7 @@ impl World {
 
     /// All that a stream holds.
     pub async fn read(&self, stream: &str) -> Vec<read::Record> {
-        let mut query = read::Query::all();
-        let mut records = Vec::new();
-        loop {
-            let page = self.broker.bus.read(stream, &query).await.expect("a page");
-            records.extend(page.records);
-            match page.next {
-                Some(next) => query.from = read::From::Seq(next),
-                None => return records,
-            }
-        }
+        read_all(&*self.broker.bus, stream).await
     }
 
     /// Dead letters of a group: id of the event → (letter, event). No event has two.
@@ -122,6 +114,20 @@ impl World {
     pub async fn used_percent(&self) -> u64 {
         let info = self.broker.bus.stream(&self.broker.names.events()).await.expect("read").expect("there");
         info.bytes * 100 / info.config.max_bytes.cast_unsigned()
+    }
+}
+
+/// All that a stream holds.
+pub async fn read_all(bus: &dyn Bus, stream: &str) -> Vec<read::Record> {
+    let mut query = read::Query::all();
+    let mut records = Vec::new();
+    loop {
+        let page = bus.read(stream, &query).await.expect("a page");
+        records.extend(page.records);
+        match page.next {
+            Some(next) => query.from = read::From::Seq(next),
+            None => return records,
+        }
     }
 }
 

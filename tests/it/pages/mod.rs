@@ -92,6 +92,7 @@ pages! {
     status: "docs/guide/status.md",
     time: "docs/guide/time.md",
     doctor: "docs/guide/doctor.md",
+    wall: "docs/guide/wall.md",
 }
 
 #[test]

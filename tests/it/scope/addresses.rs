@@ -1,10 +1,11 @@
 //! Agents and channels: the broker itself refuses what is not among an agent's addresses.
 
+use agentbus_nats::identity::Layout;
+
 use super::{Caller, World};
 
-#[tokio::test]
-async fn an_agent_publishes_to_its_addresses_only_with_and_without_a_type() {
-    let World { broker, .. } = World::start().await;
+async fn an_agent_publishes_to_its_addresses_only_with_and_without_a_type(layout: Layout) {
+    let World { broker, .. } = World::start(layout).await;
     let mut c = Caller::agent(&broker, "c", &["ga"], &["@b", "#eng"]).await;
     for end in ["agent.-.b", "agent.f.b.review.asked.v1", "channel.-.eng", "channel.-.eng.Mixed.Case"] {
         let stored = c.ask(&format!("ab.default.n.c.{end}"), "x").await;
@@ -28,9 +29,8 @@ async fn an_agent_publishes_to_its_addresses_only_with_and_without_a_type() {
     assert_eq!(broker.count(&broker.names.events()).await, 4);
 }
 
-#[tokio::test]
-async fn all_agents_are_no_channels_and_all_topics_are_no_agents() {
-    let World { broker, .. } = World::start().await;
+async fn all_agents_are_no_channels_and_all_topics_are_no_agents(layout: Layout) {
+    let World { broker, .. } = World::start(layout).await;
     let mut wide = Caller::agent(&broker, "wide", &[], &["@*"]).await;
     let mut topics = Caller::agent(&broker, "topics", &[], &[">"]).await;
     for (caller, end) in
@@ -47,9 +47,8 @@ async fn all_agents_are_no_channels_and_all_topics_are_no_agents() {
     }
 }
 
-#[tokio::test]
-async fn nobody_reads_anothers_inbox() {
-    let World { broker, .. } = World::start().await;
+async fn nobody_reads_anothers_inbox(layout: Layout) {
+    let World { broker, .. } = World::start(layout).await;
     broker.group("b--inbox", &["@b"]).await;
     let mut c = Caller::agent(&broker, "c", &["c--inbox"], &["@b"]).await;
     for verb in ["MSG.NEXT", "INFO"] {
@@ -61,4 +60,10 @@ async fn nobody_reads_anothers_inbox() {
     c.refused("abd.default.b--inbox.c.REJECTED", "x").await;
     c.deaf("ab.default.n.*.agent.-.b").await;
     assert_eq!(broker.state("b--inbox").await.in_flight, 0);
+}
+
+in_both! {
+    an_agent_publishes_to_its_addresses_only_with_and_without_a_type,
+    all_agents_are_no_channels_and_all_topics_are_no_agents,
+    nobody_reads_anothers_inbox,
 }

@@ -1,9 +1,10 @@
 //! The permission list of a sidecar, line by line: what its work needs, and everything else.
 
 use agentbus_nats::headers;
+use agentbus_nats::identity::Layout;
 use agentbus_tests::wait::{PATIENCE, until};
 use async_nats::HeaderMap;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 
 use super::{Caller, World};
 
@@ -16,9 +17,8 @@ async fn within<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, what).await.expect("in time")
 }
 
-#[tokio::test]
-async fn an_agent_may_do_its_work() {
-    let World { broker, mut a } = World::start().await;
+async fn an_agent_may_do_its_work(layout: Layout) {
+    let World { broker, mut a } = World::start(layout).await;
     for lane in ["h", "n", "l"] {
         let stored = a.ask(&format!("ab.default.{lane}.a.topic.-.notes.created"), "x").await;
         assert!(stored.contains(r#""stream":"AB_default_EVENTS""#), "{stored}");
@@ -34,14 +34,20 @@ async fn an_agent_may_do_its_work() {
         assert!(stored.contains(r#""seq":1"#), "{subject}: {stored}");
     }
     let mut pulled = a.link.client.subscribe("_INBOX.a.a.pull").await.unwrap();
-    let next = "$JS.API.CONSUMER.MSG.NEXT.AB_default_EVENTS.ga";
-    a.link.client.publish_with_reply(next, "_INBOX.a.a.pull", r#"{"batch":1}"#.into()).await.unwrap();
+    a.pull_one("ga", "_INBOX.a.a.pull").await;
     let reply = within(pulled.next()).await.unwrap().reply.expect("a delivery");
     a.allowed(&reply, "+ACK").await;
-    // Both forms of ack subjects: as this server writes them, and with domain and account.
+    // Both forms of ack subjects: as this server writes them, and with domain and account, which no import takes.
     a.allowed("$JS.ACK.AB_default_RETRY.ga-retry.1.1.1.1.0", "+WPI").await;
-    a.allowed("$JS.ACK.hub.hash.AB_default_RETRY.ga-retry.1.1.1.1.0", "+WPI").await;
-    a.allowed("$JS.ACK.hub.hash.AB_default_EVENTS.ga.1.1.1.1.0.token", "+WPI").await;
+    for long in [
+        "$JS.ACK.hub.hash.AB_default_RETRY.ga-retry.1.1.1.1.0",
+        "$JS.ACK.hub.hash.AB_default_EVENTS.ga.1.1.1.1.0.token",
+    ] {
+        match layout {
+            Layout::Plain => a.allowed(long, "+WPI").await,
+            Layout::Wall => a.refused(long, "+WPI").await,
+        }
+    }
     let left = until("ack", || async {
         let state = broker.state("ga").await;
         if state.in_flight == 0 { Ok(state.lag) } else { Err(state) }
@@ -49,23 +55,21 @@ async fn an_agent_may_do_its_work() {
     assert_eq!(left.await, 2, "of three events one is taken and acked");
 }
 
-#[tokio::test]
-async fn an_agent_may_ask_the_control_plane_and_hear_the_answer() {
-    let World { broker, a } = World::start().await;
+async fn an_agent_may_ask_the_control_plane_and_hear_the_answer(layout: Layout) {
+    let World { broker, a } = World::start(layout).await;
     let mut control = broker.link.client.subscribe("abc.default.a.*").await.unwrap();
     super::round_trip(&broker.link).await;
     assert_eq!(within(control.next()).await.unwrap().subject.as_str(), "abc.default.a.round-trip");
     let answer = tokio::spawn(async move { a.ask("abc.default.a.renew", "?").await });
     let question = within(control.next()).await.unwrap();
     let reply = question.reply.expect("a reply subject");
-    assert!(reply.starts_with("_INBOX.a."), "{reply}");
+    assert!(layout.may_answer("a", &reply), "{reply}");
     broker.link.client.publish(reply, "!".into()).await.unwrap();
     assert_eq!(answer.await.unwrap(), "!");
 }
 
-#[tokio::test]
-async fn everything_else_is_refused_by_name() {
-    let World { broker, mut a } = World::start().await;
+async fn everything_else_is_refused_by_name(layout: Layout) {
+    let World { broker, mut a } = World::start(layout).await;
     let _b = Caller::agent(&broker, "b", &["gb"], &["notes.>"]).await;
     for subject in [
         // Another sender, a topic or a class that is not granted, another namespace.
@@ -88,6 +92,8 @@ async fn everything_else_is_refused_by_name() {
         "abd.default.ga.a.EXHAUSTED.more",
         // Facts, schedules, others' requests to the control plane, the registry.
         "aba.default.agent.exited.v1",
+        "abq.default.a",
+        "abq.default.b",
         "abs.default.s.a.1",
         "abs.default.due.1.n.a.topic.-.notes.created",
         "abc.default.b.renew",
@@ -111,9 +117,8 @@ async fn everything_else_is_refused_by_name() {
     }
 }
 
-#[tokio::test]
-async fn the_jetstream_api_is_closed_but_for_the_own_consumers() {
-    let World { broker, mut a } = World::start().await;
+async fn the_jetstream_api_is_closed_but_for_the_own_consumers(layout: Layout) {
+    let World { broker, mut a } = World::start(layout).await;
     let verbs = ["STREAM.INFO", "STREAM.PURGE", "STREAM.DELETE", "STREAM.UPDATE", "STREAM.CREATE", "STREAM.MSG.GET"];
     let more =
         ["STREAM.MSG.DELETE", "STREAM.SNAPSHOT", "CONSUMER.NAMES", "CONSUMER.LIST", "DIRECT.GET", "CONSUMER.CREATE"];
@@ -142,15 +147,13 @@ async fn the_jetstream_api_is_closed_but_for_the_own_consumers() {
     assert_eq!(broker.state("ga").await.lag, 0);
 }
 
-#[tokio::test]
-async fn nobody_settles_or_takes_what_another_group_holds() {
-    let World { broker, mut a } = World::start().await;
+async fn nobody_settles_or_takes_what_another_group_holds(layout: Layout) {
+    let World { broker, mut a } = World::start(layout).await;
     let b = Caller::agent(&broker, "b", &["gb"], &["notes.>"]).await;
     b.ask("ab.default.n.b.topic.-.notes.created", "one").await;
     b.ask("ab.default.n.b.topic.-.notes.created", "two").await;
     let mut held = b.link.client.subscribe("_INBOX.b.b.pull").await.unwrap();
-    let next = "$JS.API.CONSUMER.MSG.NEXT.AB_default_EVENTS.gb";
-    b.link.client.publish_with_reply(next, "_INBOX.b.b.pull", r#"{"batch":1}"#.into()).await.unwrap();
+    b.pull_one("gb", "_INBOX.b.b.pull").await;
     let delivery = within(held.next()).await.unwrap().reply.expect("a delivery");
     // An ack subject of `gb` in which the own stream and group stand where numbers are expected.
     let disguised = [
@@ -172,22 +175,38 @@ async fn nobody_settles_or_takes_what_another_group_holds() {
     assert_eq!((state.in_flight, state.lag, state.redelivered), (1, 1, 0), "untouched: {state:?}");
 }
 
-#[tokio::test]
-async fn an_agent_hears_its_own_inbox_only() {
-    let World { broker, mut a } = World::start().await;
-    for subject in ["_INBOX.b.>", "_INBOX.>", ">", "ab.>", "ab.default.n.a.>", "abc.default.a.renew", "aba.>", "$JS.>"]
-    {
+async fn an_agent_hears_its_own_inbox_only(layout: Layout) {
+    let World { broker, mut a } = World::start(layout).await;
+    for subject in [
+        "_INBOX.b.>",
+        "_INBOX.>",
+        ">",
+        "ab.>",
+        "ab.default.n.a.>",
+        "abc.default.a.renew",
+        "aba.>",
+        "abq.default.b",
+        "abq.>",
+        "$JS.>",
+    ] {
         a.deaf(subject).await;
     }
     let mut own = a.link.client.subscribe("_INBOX.a.a.mine").await.unwrap();
-    a.quiet("own inbox").await;
-    broker.link.client.publish("_INBOX.a.a.mine", "x".into()).await.unwrap();
-    assert_eq!(within(own.next()).await.unwrap().payload, "x");
+    let mut asked = a.link.client.subscribe(a.spell("abq.default.a")).await.unwrap();
+    a.quiet("own inbox, own questions").await;
+    for subject in ["_INBOX.a.a.mine", "abq.default.b", "abq.default.a"] {
+        broker.link.client.publish(subject, subject.into()).await.unwrap();
+    }
+    assert_eq!(within(asked.next()).await.unwrap().payload, "abq.default.a");
+    match layout {
+        Layout::Plain => assert_eq!(within(own.next()).await.unwrap().payload, "_INBOX.a.a.mine"),
+        // Nobody of the other account speaks on it: it was sent before the question.
+        Layout::Wall => assert!(own.next().now_or_never().is_none()),
+    }
 }
 
-#[tokio::test]
-async fn a_rollup_header_wipes_nothing() {
-    let World { broker, a } = World::start().await;
+async fn a_rollup_header_wipes_nothing(layout: Layout) {
+    let World { broker, a } = World::start(layout).await;
     let subjects = ["ab.default.n.a.topic.-.notes.created", "abr.default.ga.a", "abd.default.ga.a.REJECTED"];
     for subject in subjects {
         a.ask(subject, "first").await;
@@ -196,7 +215,7 @@ async fn a_rollup_header_wipes_nothing() {
             let mut harm = HeaderMap::new();
             harm.insert("Nats-Rollup", how);
             harm.insert(headers::MSG_ID, format!("{subject}/{how}"));
-            let answer = a.link.client.request_with_headers(subject, harm, "third".into()).await.unwrap();
+            let answer = a.link.client.request_with_headers(a.spell(subject), harm, "third".into()).await.unwrap();
             let answer = String::from_utf8_lossy(&answer.payload).into_owned();
             assert!(answer.contains("error") && answer.contains("rollup"), "{subject}: {answer}");
         }
@@ -206,9 +225,8 @@ async fn a_rollup_header_wipes_nothing() {
     }
 }
 
-#[tokio::test]
-async fn an_agent_without_groups_and_topics_may_only_talk_to_the_control_plane() {
-    let World { broker, .. } = World::start().await;
+async fn an_agent_without_groups_and_topics_may_only_talk_to_the_control_plane(layout: Layout) {
+    let World { broker, .. } = World::start(layout).await;
     let mut mute = Caller::agent(&broker, "mute", &[], &[]).await;
     for subject in [
         "ab.default.n.mute.topic.-.notes.created",
@@ -222,6 +240,17 @@ async fn an_agent_without_groups_and_topics_may_only_talk_to_the_control_plane()
     ] {
         mute.refused(subject, "").await;
     }
-    let nobody = mute.link.client.request("abc.default.mute.subscribe", "".into()).await.unwrap_err();
+    let nobody = mute.link.client.request(mute.spell("abc.default.mute.subscribe"), "".into()).await.unwrap_err();
     assert_eq!(nobody.kind(), async_nats::RequestErrorKind::NoResponders, "asked, and nobody is there to answer");
+}
+
+in_both! {
+    an_agent_may_do_its_work,
+    an_agent_may_ask_the_control_plane_and_hear_the_answer,
+    everything_else_is_refused_by_name,
+    the_jetstream_api_is_closed_but_for_the_own_consumers,
+    nobody_settles_or_takes_what_another_group_holds,
+    an_agent_hears_its_own_inbox_only,
+    a_rollup_header_wipes_nothing,
+    an_agent_without_groups_and_topics_may_only_talk_to_the_control_plane,
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use agentbus_nats::connect::Identity;
+use agentbus_nats::identity::Layout;
 use agentbus_tests::Broker;
 use agentbus_tests::broker::now;
 use async_nats::jetstream::{self, consumer};
@@ -13,12 +14,11 @@ use super::Caller;
 
 async fn person(broker: &Broker) -> Caller {
     let identity = Identity::from_credentials(&broker.authority.person(now()).unwrap()).unwrap();
-    Caller::connect(broker, identity, "_INBOX.person".to_owned()).await
+    Caller::connect(broker, identity, "_INBOX.person".to_owned(), Layout::Plain).await
 }
 
-#[tokio::test]
-async fn the_person_reads_and_replays_every_stream() {
-    let broker = Broker::start().await;
+async fn the_person_reads_and_replays_every_stream(layout: Layout) {
+    let broker = Broker::start_in(layout).await;
     for (subject, text) in
         [("ab.default.n.a.topic.-.x", "1"), ("abd.default.g.a.REJECTED", "2"), ("aba.default.x", "3")]
     {
@@ -45,9 +45,8 @@ async fn the_person_reads_and_replays_every_stream() {
     assert_eq!(seen.payload, "live");
 }
 
-#[tokio::test]
-async fn the_person_publishes_no_event_and_changes_no_stream() {
-    let broker = Broker::start().await;
+async fn the_person_publishes_no_event_and_changes_no_stream(layout: Layout) {
+    let broker = Broker::start_in(layout).await;
     broker.store("ab.default.n.a.topic.-.x", "1").await;
     let mut me = person(&broker).await;
     for subject in [
@@ -68,4 +67,9 @@ async fn the_person_publishes_no_event_and_changes_no_stream() {
         }
     }
     assert_eq!(broker.count(&broker.names.events()).await, 1);
+}
+
+in_both! {
+    the_person_reads_and_replays_every_stream,
+    the_person_publishes_no_event_and_changes_no_stream,
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agentbus_nats::grant::{ControlReply, ControlRequest, Grant, GroupGrant};
+use agentbus_nats::identity::Layout;
 use agentbus_tests::http::HttpAgent;
 use agentbus_tests::{Broker, Member, SidecarProcess, grpc};
 use futures_util::StreamExt;
@@ -23,7 +24,7 @@ async fn control_plane(
         while let Some(message) = requests.next().await {
             let agent = message.subject.split('.').nth(2).expect("an agent").to_owned();
             let reply = message.reply.expect("a reply subject");
-            assert!(reply.starts_with(&format!("_INBOX.{agent}.")), "{reply}");
+            assert!(broker.authority.layout().may_answer(&agent, &reply), "{reply}");
             let request: ControlRequest = serde_json::from_slice(&message.payload).expect("a request");
             if let Some(group) = request.group.clone() {
                 broker.group_with(group).await;
@@ -34,9 +35,8 @@ async fn control_plane(
     })
 }
 
-#[tokio::test]
-async fn a_refusal_by_the_broker_reaches_the_caller_at_once() {
-    let broker = Arc::new(Broker::start().await);
+async fn a_refusal_by_the_broker_reaches_the_caller_at_once(layout: Layout) {
+    let broker = Arc::new(Broker::start_in(layout).await);
     // A token for `notes.>` beside a grant that promises more: the sidecar lets it pass, the broker does not.
     let control = control_plane(&broker, |broker, request| {
         let groups: Vec<GroupGrant> = request.group.into_iter().collect();
@@ -63,10 +63,9 @@ async fn a_refusal_by_the_broker_reaches_the_caller_at_once() {
     control.abort();
 }
 
-#[tokio::test]
-async fn joining_a_group_reconnects_with_a_new_token_and_loses_nothing() {
+async fn joining_a_group_reconnects_with_a_new_token_and_loses_nothing(layout: Layout) {
     const EVENTS: usize = 400;
-    let server = Arc::new(Broker::start().await);
+    let server = Arc::new(Broker::start_in(layout).await);
     let first = server.group("first", &["work.>"]).await;
     let groups = [first.clone()];
     let control = control_plane(&server, move |broker, request| {
@@ -111,9 +110,8 @@ async fn joining_a_group_reconnects_with_a_new_token_and_loses_nothing() {
     control.abort();
 }
 
-#[tokio::test]
-async fn a_refused_group_is_told_in_the_control_planes_words() {
-    let server = Arc::new(Broker::start().await);
+async fn a_refused_group_is_told_in_the_control_planes_words(layout: Layout) {
+    let server = Arc::new(Broker::start_in(layout).await);
     let member = Member { agent: "writer", ..Member::default() };
     let sidecar = SidecarProcess::start(&server, member).await;
     let mut requests = server.link.client.subscribe("abc.default.writer.subscribe").await.unwrap();
@@ -128,4 +126,10 @@ async fn a_refused_group_is_told_in_the_control_planes_words() {
     let answer = HttpAgent::of(&sidecar).post("/v1/subscriptions", &wanted).await;
     assert_eq!((answer.status, answer.body["detail"].as_str()), (403, Some("not `payroll.>`")), "{}", answer.body);
     control.await.unwrap();
+}
+
+in_both! {
+    a_refusal_by_the_broker_reaches_the_caller_at_once,
+    joining_a_group_reconnects_with_a_new_token_and_loses_nothing,
+    a_refused_group_is_told_in_the_control_planes_words,
 }

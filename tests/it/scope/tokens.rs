@@ -1,7 +1,7 @@
 //! Tokens that the broker does not take: expired, made with a stolen signing key to allow more, of nobody.
 
 use agentbus_nats::connect::{self, Identity, Link};
-use agentbus_nats::identity::{Credentials, UserSpec};
+use agentbus_nats::identity::{Credentials, Layout, UserSpec};
 use agentbus_proto::Code;
 use agentbus_tests::Broker;
 use agentbus_tests::broker::now;
@@ -13,7 +13,8 @@ async fn refusal(broker: &Broker, key: &KeyPair, jwt: String) -> Option<Code> {
     let credentials = Credentials { jwt, seed: key.seed().unwrap() };
     let identity = Identity::from_credentials(&credentials).unwrap();
     let inbox = "_INBOX.a.a".to_owned();
-    let options = connect::Options { servers: vec![broker.url()], name: "x".to_owned(), inbox, identity };
+    let (servers, name, layout) = (vec![broker.url()], "x".to_owned(), broker.authority.layout());
+    let options = connect::Options { servers, name, inbox, layout, identity };
     Link::connect(options).await.err().map(|fault| fault.code)
 }
 
@@ -39,9 +40,8 @@ fn stolen(broker: &Broker) -> (KeyPair, Value, KeyPair) {
     (key, claims(&jwt), signing)
 }
 
-#[tokio::test]
-async fn a_stolen_signing_key_cannot_mint_more_than_the_template() {
-    let broker = Broker::start().await;
+async fn a_stolen_signing_key_cannot_mint_more_than_the_template(layout: Layout) {
+    let broker = Broker::start_in(layout).await;
     let (key, good, signing) = stolen(&broker);
     assert_eq!(refusal(&broker, &key, sign(&good, &signing)).await, None, "the forger's own work is sound");
     for (field, value) in [
@@ -56,9 +56,8 @@ async fn a_stolen_signing_key_cannot_mint_more_than_the_template() {
     }
 }
 
-#[tokio::test]
-async fn an_expired_token_a_foreign_signer_and_a_foreign_key_are_refused() {
-    let broker = Broker::start().await;
+async fn an_expired_token_a_foreign_signer_and_a_foreign_key_are_refused(layout: Layout) {
+    let broker = Broker::start_in(layout).await;
     let (key, good, signing) = stolen(&broker);
     let publish = ["notes.>".to_owned()];
     let spec = UserSpec { agent: "a", public_key: &key.public_key(), groups: &[], consumers: &[], publish: &publish };
@@ -78,9 +77,14 @@ async fn an_expired_token_a_foreign_signer_and_a_foreign_key_are_refused() {
     assert_eq!(refusal(&broker, &key, String::new()).await, Some(Code::Unauthenticated));
 }
 
-#[tokio::test]
-async fn a_connection_without_a_token_is_refused() {
-    let broker = Broker::start().await;
+async fn a_connection_without_a_token_is_refused(layout: Layout) {
+    let broker = Broker::start_in(layout).await;
     let error = async_nats::connect(broker.url()).await.unwrap_err();
     assert!(error.to_string().contains("authorization violation"), "{error}");
+}
+
+in_both! {
+    a_stolen_signing_key_cannot_mint_more_than_the_template,
+    an_expired_token_a_foreign_signer_and_a_foreign_key_are_refused,
+    a_connection_without_a_token_is_refused,
 }

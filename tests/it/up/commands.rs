@@ -1,6 +1,7 @@
 //! What the commands print, and with which exit code they end: scripts depend on both.
 
 use agentbus_nats::connect::{Identity, Link, Options};
+use agentbus_nats::identity::Layout;
 use agentbus_tests::installation::finish;
 use agentbus_tests::wait::until;
 use agentbus_tests::{Installation, Up};
@@ -158,6 +159,7 @@ async fn env_works_with_eval_curl_and_a_plain_nats_client() {
         servers: vec![text("NATS_URL")],
         name: "test".to_owned(),
         inbox: "_INBOX.me.test".to_owned(),
+        layout: Layout::Plain,
         identity: Identity::from_creds(&creds).expect("credentials"),
     };
     assert!(Link::connect(options).await.is_ok());
@@ -216,6 +218,7 @@ agents:
         servers: vec![names],
         name: "hand".to_owned(),
         inbox: "_INBOX.hand".to_owned(),
+        layout: Layout::Plain,
         identity: Identity::from_credentials(&credentials).expect("credentials"),
     })
     .await

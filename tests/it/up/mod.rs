@@ -12,3 +12,4 @@ mod life;
 mod memory;
 mod redrive;
 mod supervision;
+mod wall;

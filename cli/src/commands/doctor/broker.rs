@@ -3,6 +3,7 @@
 use agentbus_control_plane::api::{Agents, Streams};
 use agentbus_control_plane::status::{InstanceState, InstanceStatus, SystemStatus};
 use agentbus_nats::budget::CONSUMERS_MAX;
+use agentbus_nats::identity::Layout;
 
 use super::{Finding, LIMIT, Report, memory};
 use crate::broker::Access;
@@ -49,7 +50,12 @@ pub(super) async fn check(global: &Global, report: &mut Report) -> anyhow::Resul
             "for a bus that keeps its events start it without --memory",
         ));
     }
-    report.add(memory::check(&instance, &instance::state_dir(global)?).await)?;
+    report.add(layout(instance.broker.layout))?;
+    let keys = match &instance.broker.keys {
+        Some(other) => other.clone(),
+        None => instance::state_dir(global)?,
+    };
+    report.add(memory::check(&instance, &keys).await)?;
     limits(&instance).await.into_iter().try_for_each(|finding| report.add(finding))?;
     report.add(Finding::warn(
         "durability",
@@ -71,6 +77,22 @@ fn connected(status: &SystemStatus) -> Finding {
             "broker",
             format!("{found}: {problem}"),
             "`up` restarts it by itself; see its log with `agentbus logs` or up.log",
+        ),
+    }
+}
+
+/// What stands between the sidecars of the namespace.
+fn layout(layout: Layout) -> Finding {
+    match layout {
+        Layout::Wall => {
+            Finding::ok("layout", "wall: the broker refuses sidecars all but their own work, reply subjects included")
+        }
+        Layout::Plain => Finding::warn(
+            "layout",
+            "plain: the boundary between agents is each sidecar's process",
+            "credentials stolen from one could purge, delete and create streams, delete consumers, overwrite the registry, store \
+             fixed text under another sender and speak on inboxes they know; `broker: {wall: true}` has the broker refuse it \
+             (docs/guide/wall.md)",
         ),
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agentbus_control_plane::authority;
 use agentbus_nats::connect::{Identity, Link, Options};
-use agentbus_nats::identity::Authority;
+use agentbus_nats::identity::{Authority, Layout};
 use agentbus_nats::subject;
 use serde::Deserialize;
 
@@ -56,7 +56,8 @@ async fn ask(url: &str, state: &Path) -> Result<Stats, String> {
     let link = Link::connect(Options {
         servers: vec![url.to_owned()],
         name: "agentbus doctor".to_owned(),
-        inbox: subject::inbox("doctor", &std::process::id().to_string()),
+        inbox: subject::inbox("doctor"),
+        layout: Layout::Plain,
         identity: Identity::from_credentials(&credentials).map_err(|fault| fault.message)?,
     });
     let link = link.await.map_err(|fault| fault.message)?;

@@ -73,11 +73,7 @@ pub(super) async fn start(
     let store_dir = folder.join("store");
     let quota = quota(&folder, &store_dir)?;
     let now = unix_now();
-    let operator = OperatorMode {
-        operator_jwt: authority.operator_jwt(now)?,
-        system_account: authority.system_account(),
-        accounts: authority.accounts(now)?,
-    };
+    let operator = OperatorMode::of(authority, now)?;
     let config = ConfigOptions {
         port,
         store_dir,
@@ -226,7 +222,7 @@ fn used(folder: &Path) -> u64 {
 }
 
 /// Seconds since the Unix epoch.
-pub(super) fn unix_now() -> u64 {
+pub(crate) fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 

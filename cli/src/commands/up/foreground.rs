@@ -18,11 +18,13 @@ use agentbus_proto::{Code, Fault, timestamp};
 use agentbus_runtime::leftovers;
 use agentbus_runtime::state::{self, InstanceLock};
 use agentbus_runtime::telemetry::{self, Telemetry};
+use agentbus_runtime::trace::Tracer;
 use agentbus_runtime::{drain, launch};
 use anyhow::Context;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use super::beside::{self, Beside};
 use super::broker::{self, Broker};
 use super::demo::Audit;
 use super::project::Plan;
@@ -137,23 +139,15 @@ async fn start(args: &Args, state: &Path) -> anyhow::Result<Bus> {
         output::say(format!("warning: {missing}"));
     }
     let telemetry = telemetry(args)?;
-    let authority = authority::load_or_create(state, &plan.project.namespace).map_err(Fault::from)?;
-    let creds = person(state, &authority)?;
-    let memory = plan.in_memory(args).then(|| memory::local(telemetry.tracer()));
-    let broker = match memory {
-        Some(_) => None,
-        None => {
-            let binary = broker::obtain(args.nats_server.clone()).await?;
-            Some(broker::start(binary, state, args.port, &authority).await?)
-        }
-    };
+    let Ground { authority, broker, memory, described, sizes } = ground(args, &plan, telemetry.tracer()).await?;
     if memory.is_some() {
         output::say(memory::WARNING);
     }
     let token = token();
     let namespace = plan.project.namespace.clone();
     let project = plan.folder.clone();
-    let options = options(args, plan, broker.as_ref(), authority, token.clone())?;
+    let servers = if memory.is_some() { vec![] } else { vec![described.url.clone()] };
+    let options = Options { servers, sizes, ..options(args, plan, authority, token.clone())? };
     let control = match memory.clone() {
         Some(local) => ControlPlane::start_local(options, local).await?,
         None => ControlPlane::start(options).await?,
@@ -166,7 +160,7 @@ async fn start(args: &Args, state: &Path) -> anyhow::Result<Bus> {
         started: show::millis(&timestamp::from_system(std::time::SystemTime::now())),
         namespace,
         project,
-        broker: described(broker.as_ref(), creds),
+        broker: described,
         control: Door { url: control.api_url().to_owned(), token },
         me,
     };
@@ -174,20 +168,49 @@ async fn start(args: &Args, state: &Path) -> anyhow::Result<Bus> {
     Ok(Bus { control, broker, memory, telemetry, instance, state: state.to_owned(), _lock: lock })
 }
 
-fn options(
-    args: &Args,
-    plan: Plan,
-    broker: Option<&Broker>,
+/// What a bus stands on: a broker of its own, that of another bus, or the memory of this process.
+struct Ground {
     authority: Authority,
-    api_token: String,
-) -> anyhow::Result<Options> {
+    broker: Option<Broker>,
+    memory: Option<Local>,
+    /// As it is written down.
+    described: instance::Broker,
+    sizes: Sizes,
+}
+
+async fn ground(args: &Args, plan: &Plan, tracer: Tracer) -> anyhow::Result<Ground> {
+    let (state, namespace, layout) = (&plan.state, &plan.project.namespace, plan.project.layout());
+    let in_memory = plan.in_memory(args)?;
+    if let Some(folder) = &args.beside {
+        let Beside { broker, authority, sizes } = beside::reach(folder, namespace, layout).await?;
+        let described = instance::Broker { creds: person(state, &authority)?, layout, ..broker };
+        return Ok(Ground { authority, broker: None, memory: None, described, sizes });
+    }
+    let authority = authority::load_or_create(state, namespace).map_err(Fault::from)?.laid_out(layout);
+    let creds = person(state, &authority)?;
+    if in_memory {
+        let (url, version) = (URL.to_owned(), env!("CARGO_PKG_VERSION").to_owned());
+        let (program, creds) = (PathBuf::new(), PathBuf::new());
+        let described = instance::Broker { url, version, program, creds, keys: None, layout };
+        let sizes = Sizes::within(memory::QUOTA_BYTES);
+        return Ok(Ground { authority, broker: None, memory: Some(memory::local(tracer)), described, sizes });
+    }
+    let binary = broker::obtain(args.nats_server.clone()).await?;
+    let broker = broker::start(binary, state, args.port, &authority).await?;
+    let (url, version, program) = (broker.url.clone(), broker.version.clone(), broker.program.clone());
+    let described = instance::Broker { url, version, program, creds, keys: None, layout };
+    Ok(Ground { authority, sizes: broker.sizes, broker: Some(broker), memory: None, described })
+}
+
+/// All that does not depend on what the bus stands on.
+fn options(args: &Args, plan: Plan, authority: Authority, api_token: String) -> anyhow::Result<Options> {
     Ok(Options {
         project: plan.project,
         project_dir: plan.folder,
         state_dir: plan.state,
-        servers: broker.map(|broker| broker.url.clone()).into_iter().collect(),
+        servers: vec![],
         authority: Arc::new(authority),
-        sizes: broker.map_or_else(|| Sizes::within(memory::QUOTA_BYTES), |broker| broker.sizes),
+        sizes: Sizes::default(),
         event_bytes_max: broker::EVENT_BYTES_MAX,
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         api_token,
@@ -196,19 +219,6 @@ fn options(
         person: true,
         spawn: true,
     })
-}
-
-/// The broker as it is written down; without one there are no credentials for it either.
-fn described(broker: Option<&Broker>, creds: PathBuf) -> instance::Broker {
-    match broker {
-        Some(Broker { url, version, program, .. }) => {
-            instance::Broker { url: url.clone(), version: version.clone(), program: program.clone(), creds }
-        }
-        None => {
-            let (url, version) = (URL.to_owned(), env!("CARGO_PKG_VERSION").to_owned());
-            instance::Broker { url, version, program: PathBuf::new(), creds: PathBuf::new() }
-        }
-    }
 }
 
 /// The person's sidecar comes first: every command needs it.

@@ -37,7 +37,7 @@ impl std::fmt::Debug for Inside {
 #[async_trait]
 impl Host for Inside {
     async fn start(&self, start: Start) -> Result<Box<dyn Hosted>, Fault> {
-        let bus = self.bus.connect(&start.grant.agent, &start.grant.instance);
+        let bus = self.bus.connect(&start.grant.agent);
         let sidecar = Box::pin(Sidecar::start_on(start, bus, self.tracer.clone())).await?;
         Ok(Box::new(Running(sidecar)))
     }

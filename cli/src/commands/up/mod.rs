@@ -1,9 +1,10 @@
 //! `agentbus up`: a whole bus on this machine in one command.
 //!
-//! `project` says what is started → `broker` obtains and keeps a nats-server → `foreground` adds the control plane, which starts sidecars and
+//! `project` says what is started → `broker` obtains and keeps a nats-server (`beside` shares another bus's) → `foreground` adds the control plane, which starts sidecars and
 //! agents, and stops everything in order → `summary` says what runs. `demo` runs the audit on top (`watch`
 //! looks on, `progress` counts); `detach` does all of it in the background.
 
+mod beside;
 mod broker;
 mod demo;
 mod detach;
@@ -24,6 +25,7 @@ use crate::exit::fault;
 use crate::instance::Global;
 use crate::output;
 
+pub(crate) use broker::unix_now;
 use project::Plan;
 
 /// Start the bus: broker, control plane, a sidecar beside each agent
@@ -51,6 +53,12 @@ pub struct Args {
     /// No broker: the bus lives in this process and ends with it
     #[arg(long, conflicts_with = "nats_server")]
     pub memory: bool,
+    /// Sidecars behind a wall, as `broker: {wall: true}` says it: the broker refuses them all but their own work
+    #[arg(long, conflicts_with = "memory")]
+    pub wall: bool,
+    /// On the broker of the bus in this project or state folder; this project needs a namespace of its own
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["memory", "demo", "nats_server", "port"])]
+    pub beside: Option<PathBuf>,
     /// The nats-server program to use
     #[arg(long, value_name = "FILE")]
     pub nats_server: Option<PathBuf>,
@@ -71,14 +79,18 @@ pub struct Args {
 impl Args {
     /// Gives the same options to another `up`, except those that say where it runs.
     fn repeat(&self, command: &mut Command) {
-        for (given, flag) in
-            [(self.demo, "--demo"), (self.memory, "--memory"), (self.exit_when_done, "--exit-when-done")]
-        {
+        for (given, flag) in [
+            (self.demo, "--demo"),
+            (self.memory, "--memory"),
+            (self.wall, "--wall"),
+            (self.exit_when_done, "--exit-when-done"),
+        ] {
             if given {
                 command.arg(flag);
             }
         }
-        for (value, flag) in [(&self.input, "--input"), (&self.report, "--report"), (&self.config, "--config")] {
+        let files = [(&self.input, "--input"), (&self.report, "--report"), (&self.config, "--config")];
+        for (value, flag) in files.into_iter().chain([(&self.beside, "--beside")]) {
             if let Some(value) = value {
                 command.arg(flag).arg(value);
             }
@@ -104,7 +116,7 @@ pub async fn run(global: &Global, args: Args) -> anyhow::Result<()> {
     }
     // Mistakes show here, at once, and not through a log. The child reads again: it is the one who holds the lock.
     let plan = Plan::load(&args, &state)?;
-    let server = match plan.in_memory(&args) {
+    let server = match plan.in_memory(&args)? || args.beside.is_some() {
         true => None,
         false => Some(broker::obtain(args.nats_server.clone()).await?.path),
     };
@@ -139,13 +151,25 @@ mod tests {
 
     #[test]
     fn the_background_process_gets_the_same_options() {
-        let given =
-            ["up", "--demo", "--input", "/in", "--report", "r.md", "--port", "4333", "--otlp", "http://h:4317", "-d"];
+        let given = [
+            "up",
+            "--demo",
+            "--wall",
+            "--input",
+            "/in",
+            "--report",
+            "r.md",
+            "--port",
+            "4333",
+            "--otlp",
+            "http://h:4317",
+            "-d",
+        ];
         let mut command = Command::new("up");
         Only::try_parse_from(given).unwrap().args.repeat(&mut command);
         let repeated = std::iter::once(command.get_program()).chain(command.get_args());
         let again = Only::try_parse_from(repeated).unwrap().args;
-        assert!(again.demo && !again.detach && again.port == Some(4333));
+        assert!(again.demo && again.wall && !again.detach && again.port == Some(4333));
         assert_eq!((again.input, again.report), (Some("/in".into()), Some("r.md".into())));
         assert_eq!(again.otlp.as_deref(), Some("http://h:4317"));
     }

@@ -34,6 +34,12 @@ impl Plan {
 
     /// Reads the project; for the demo, writes its files into the state folder first.
     pub(super) fn load(args: &Args, state: &Path) -> anyhow::Result<Self> {
+        let mut plan = Self::find(args, state)?;
+        plan.project.wall |= args.wall;
+        Ok(plan)
+    }
+
+    fn find(args: &Args, state: &Path) -> anyhow::Result<Self> {
         let state = state.to_owned();
         if args.demo {
             let folder = demo::write(&state)?;
@@ -50,9 +56,16 @@ impl Plan {
         Ok(Self { project: Project::empty(NAMESPACE_DEFAULT), folder, state })
     }
 
-    /// Whether the bus is inside `up`.
-    pub(super) fn in_memory(&self, args: &Args) -> bool {
-        args.memory || self.project.broker == BrokerMode::Memory
+    /// Whether the bus is inside `up`. Refuses a wall that would have nothing to stand on.
+    pub(super) fn in_memory(&self, args: &Args) -> anyhow::Result<bool> {
+        let memory = args.memory || self.project.broker == BrokerMode::Memory;
+        if memory && self.project.wall {
+            return Err(fault(
+                Code::BadConfig,
+                "a wall needs a broker: leave out --memory, or `wall` in agentbus.yaml",
+            ));
+        }
+        Ok(memory)
     }
 
     fn read(file: PathBuf, folder: PathBuf, state: PathBuf) -> anyhow::Result<Self> {

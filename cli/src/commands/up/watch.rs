@@ -124,7 +124,7 @@ pub(super) struct Reader {
 
 impl Reader {
     async fn start(memory: &Memory, namespace: &str, filters: Vec<String>) -> anyhow::Result<Self> {
-        let bus = memory.connect("me", "demo");
+        let bus = memory.connect("me");
         let names = Names::new(namespace);
         let letters = vec![format!("abd.{namespace}.>")];
         let heard = [bus.subscribe(&format!("ab.{namespace}.>"), None).await?, bus.subscribe(&letters[0], None).await?];

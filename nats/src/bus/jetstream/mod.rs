@@ -50,6 +50,11 @@ impl JetStream {
         &self.link
     }
 
+    /// A subject of the bus as this connection spells it.
+    fn spell(&self, subject: &str) -> String {
+        self.link.layout().spell(subject).into_owned()
+    }
+
     /// JetStream on it, likewise.
     pub fn context(&self) -> &jetstream::Context {
         &self.context
@@ -235,10 +240,10 @@ impl Bus for JetStream {
     }
 
     async fn send_note(&self, subject: &str, reply: Option<&str>, payload: Bytes) -> Result<(), Fault> {
-        let client = &self.link.client;
+        let (client, spelled) = (&self.link.client, self.spell(subject));
         let sent = match reply {
-            Some(reply) => client.publish_with_reply(subject.to_owned(), reply.to_owned(), payload).await,
-            None => client.publish(subject.to_owned(), payload).await,
+            Some(reply) => client.publish_with_reply(spelled, reply.to_owned(), payload).await,
+            None => client.publish(spelled, payload).await,
         };
         sent.map_err(|error| Fault::new(Code::BrokerDown, format!("cannot send on `{subject}`: {error}")))
     }
@@ -246,7 +251,7 @@ impl Bus for JetStream {
     async fn request(&self, subject: &str, payload: Bytes, within: Duration) -> Result<Note, Fault> {
         let why =
             |why: &dyn std::fmt::Display| Fault::new(Code::BrokerDown, format!("no answer on `{subject}`: {why}"));
-        match tokio::time::timeout(within, self.link.client.request(subject.to_owned(), payload)).await {
+        match tokio::time::timeout(within, self.link.client.request(self.spell(subject), payload)).await {
             Ok(Ok(message)) => Ok(message.into()),
             Ok(Err(error)) => Err(why(&error)),
             Err(_) => Err(why(&format!("waited {} ms", within.as_millis()))),
@@ -254,12 +259,12 @@ impl Bus for JetStream {
     }
 
     async fn subscribe(&self, subject: &str, queue: Option<&str>) -> Result<Subscription, Fault> {
-        let client = &self.link.client;
+        let (client, spelled) = (&self.link.client, self.spell(subject));
         let listening = match queue {
-            Some(queue) => client.queue_subscribe(subject.to_owned(), queue.to_owned()).await,
-            None => client.subscribe(subject.to_owned()).await,
+            Some(queue) => client.queue_subscribe(spelled, queue.to_owned()).await,
+            None => client.subscribe(spelled).await,
         };
         let down = |error| Fault::new(Code::BrokerDown, format!("cannot listen on `{subject}`: {error}"));
-        listening.map(Subscription::jetstream).map_err(down)
+        listening.map(|heard| Subscription::jetstream(heard, self.link.layout())).map_err(down)
     }
 }

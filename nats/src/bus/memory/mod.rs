@@ -93,15 +93,15 @@ impl Memory {
         Self { inner }
     }
 
-    /// A connection to it. `agent` and `instance` name its inbox, as on the broker.
-    pub fn connect(&self, agent: &str, instance: &str) -> Arc<dyn Bus> {
+    /// A connection to it. `agent` names its inbox, as on the broker.
+    pub fn connect(&self, agent: &str) -> Arc<dyn Bus> {
         Arc::new(Handle {
             publisher: Publisher::memory(Sender { inner: self.inner.clone() }),
             inner: self.inner.clone(),
             state: watch::Sender::new(State::Up(1)),
             violations: broadcast::Sender::new(1),
             public_key: Identity::new_user().public_key(),
-            inbox: subject::inbox(agent, instance),
+            inbox: subject::inbox(agent),
             inboxes: AtomicU64::new(0),
         })
     }

@@ -16,7 +16,7 @@ use crate::bus::Entry;
 use crate::headers;
 
 async fn bus() -> Arc<dyn Bus> {
-    let bus = Memory::start(Options::default()).connect("a", "a-1");
+    let bus = Memory::start(Options::default()).connect("a");
     bus.create_stream(&stream("S", "a.>")).await.unwrap();
     bus
 }
@@ -200,7 +200,7 @@ async fn asks_are_answered_and_nobody_is_waited_for() {
     let answering = async {
         let asked = served.next().await.unwrap();
         let reply = asked.reply.unwrap();
-        assert!(reply.starts_with("_INBOX.a.a-1."), "{reply}");
+        assert!(reply.starts_with("_INBOX.a."), "{reply}");
         bus.send_note(&reply, None, "yes".into()).await.unwrap();
     };
     let (answer, ()) = tokio::join!(bus.request("svc.x", "?".into(), Duration::from_secs(5)), answering);
@@ -228,7 +228,7 @@ async fn a_watch_begins_with_what_is_there() {
 
 #[tokio::test(start_paused = true)]
 async fn a_batch_is_stored_whole_or_not_at_all() {
-    let bus = Memory::start(Options::default()).connect("a", "a-1");
+    let bus = Memory::start(Options::default()).connect("a");
     bus.create_stream(&Config { max_bytes: 120, ..stream("S", "a.>") }).await.unwrap();
     let batch = |count| vec![message("a.b", &[]); count];
     assert_eq!(bus.store_all(batch(9)).await.unwrap_err().code, Code::StreamFull);
@@ -243,7 +243,7 @@ async fn a_batch_is_stored_whole_or_not_at_all() {
 async fn the_keeper_ends_with_the_last_handle() {
     let memory = Memory::start(Options::default());
     let weak = Arc::downgrade(&memory.inner);
-    let bus = memory.connect("a", "a-1");
+    let bus = memory.connect("a");
     drop(memory);
     assert!(weak.upgrade().is_some());
     drop(bus);

@@ -87,6 +87,7 @@ impl JetStream {
         let id = self.requests.begin(slice, messages, expires, Instant::now());
         let reply = format!("{}.{slice}.{id}", self.inbox);
         let api = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{consumer}", self.stream);
+        let api = self.link.layout().spell(&api).into_owned();
         if self.link.client.publish_with_reply(api, reply, body.into()).await.is_err() {
             self.requests.end(slice, id);
             self.ready.push_back(Taken::Ended { slice, refused: true });
@@ -234,7 +235,7 @@ async fn subscribe(link: &Link) -> Result<(String, async_nats::Subscriber), Faul
 
 /// Lets go of a consumer's pin. Nobody reads the answer: a pin that is kept times out.
 pub(crate) async fn unpin(link: &Link, stream: &str, consumer: &str) {
-    let api = format!("$JS.API.CONSUMER.UNPIN.{stream}.{consumer}");
+    let api = link.layout().spell(&format!("$JS.API.CONSUMER.UNPIN.{stream}.{consumer}")).into_owned();
     let body = format!(r#"{{"group":"{}"}}"#, topology::PIN_GROUP);
     if link.is_up() {
         let _ = link.client.publish_with_reply(api, link.new_inbox(), body.into()).await;

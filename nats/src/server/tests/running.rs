@@ -74,11 +74,7 @@ async fn in_operator_mode_only_holders_of_a_token_get_in() {
     let folder = tempfile::tempdir().unwrap();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     let authority = crate::identity::Authority::generate("default");
-    let operator = OperatorMode {
-        operator_jwt: authority.operator_jwt(now).unwrap(),
-        system_account: authority.system_account(),
-        accounts: authority.accounts(now).unwrap(),
-    };
+    let operator = OperatorMode::of(&authority, now).unwrap();
     let config = ConfigOptions { operator: Some(operator), sync_always: true, ..in_folder(folder.path()) };
     let server = Server::start(&real().await, folder.path(), config, None).await.unwrap();
     async_nats::connect(server.url()).await.expect_err("nobody gets in without a token");
