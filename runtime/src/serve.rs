@@ -2,16 +2,26 @@
 //!
 //! `TCP_NODELAY` is always on: without it a unary call can wait 44 ms for a delayed ACK. Connections are bounded, and a
 //! shutdown is bounded too: first no new connections, then the open ones finish their requests, then they are cut.
-//! Long streams must be ended by their handlers; this loop only waits for them. Access control is the router's business.
+//! Long streams must be ended by their handlers; this loop only waits for them. Access control is the router's business;
+//! it tells [`Peer`] who has shown a token. Who has not is a guest: it stays for `guest_wait` at most, whatever it sends or
+//! leaves unread, and makes room for newcomers when all places are taken. Requests that are under way are cut by no timer.
+
+mod guests;
+mod refusal;
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use axum::http::{Request, Version};
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -20,21 +30,47 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use guests::Guests;
+pub use guests::Peer;
+pub use refusal::Refusal;
+use refusal::Refusing;
+
 /// What a server allows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections open at once; further ones wait in the kernel's backlog.
+    /// Connections open at once. Whoever takes the last place sends the oldest guest away; where there is none, further
+    /// ones wait in the kernel's backlog.
     pub connections_max: usize,
+    /// A connection on which no token was shown ends after this time.
+    pub guest_wait: Duration,
+    /// A connection without a request ends after this time, on HTTP/1 only: on HTTP/2 pings tell whether somebody is there.
+    pub idle_wait: Duration,
     /// Time for open connections to finish after the shutdown began.
     pub grace: Duration,
+    /// What is answered to requests that are no HTTP.
+    pub refusal: Refusal,
 }
 
 impl Default for Limits {
-    /// 1024 connections: far above any agent, below the usual limit of open files. 10 s: below the 30 s that Kubernetes gives.
+    /// 1024 connections: far above any agent, below the usual limit of open files. A guest's 10 s: a request that is meant
+    /// seriously is here within milliseconds. Idle for 5 min: longer than what clients keep unused connections for, so they are
+    /// the ones that close. 10 s of grace: below the 30 s that Kubernetes gives.
     fn default() -> Self {
-        Self { connections_max: 1024, grace: Duration::from_secs(10) }
+        Self {
+            connections_max: 1024,
+            guest_wait: Duration::from_secs(10),
+            idle_wait: Duration::from_secs(300),
+            grace: Duration::from_secs(10),
+            refusal: |status| format!(r#"{{"type":"about:blank","status":{status},"title":"the request is no HTTP"}}"#),
+        }
     }
 }
+
+/// How often an HTTP/2 peer is asked whether it is there, and how long its answer is waited for.
+const PING_EVERY: Duration = Duration::from_secs(30);
+const PONG_WAIT: Duration = Duration::from_secs(20);
+/// A guest whose time is over may finish what it is being answered.
+const GUEST_GRACE: Duration = Duration::from_secs(1);
 
 /// Serves `router` on a bound listener until `shutdown` is cancelled and the connections are gone.
 pub async fn serve_tcp(listener: TcpListener, router: Router, shutdown: CancellationToken) {
@@ -94,7 +130,7 @@ const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 
 /// Serves `router` on `socket` until `shutdown` is cancelled, then finishes within `limits.grace`.
 pub async fn serve(socket: Socket, router: Router, shutdown: CancellationToken, limits: Limits) {
-    let mut connections = JoinSet::new();
+    let (mut connections, mut guests) = (JoinSet::new(), Guests::new(limits.connections_max));
     loop {
         let room = connections.len() < limits.connections_max;
         // A branch that loses `select!` loses nothing: accepting and joining are cancel-safe.
@@ -102,9 +138,23 @@ pub async fn serve(socket: Socket, router: Router, shutdown: CancellationToken, 
             () = shutdown.cancelled() => break,
             _ = connections.join_next(), if !connections.is_empty() => {}
             accepted = accept(&socket), if room => match accepted {
-                Ok(Stream::Tcp(stream)) => drop(connections.spawn(connection(stream, router.clone(), shutdown.clone()))),
-                Ok(Stream::Unix(stream)) => drop(connections.spawn(connection(stream, router.clone(), shutdown.clone()))),
-                Err(error) => pause_after(&error).await,
+                Ok(stream) => {
+                    // The last place is always freed again: the next one may have a token.
+                    if connections.len() + 1 == limits.connections_max {
+                        guests.cut_oldest();
+                    }
+                    let (peer, router, shutdown) = (Peer::default(), router.clone(), shutdown.clone());
+                    guests.arrived(&peer);
+                    match stream {
+                        Stream::Tcp(stream) => connections.spawn(connection(stream, peer, router, shutdown, limits)),
+                        Stream::Unix(stream) => connections.spawn(connection(stream, peer, router, shutdown, limits)),
+                    };
+                }
+                Err(error) => {
+                    // There may be fewer file descriptors than places.
+                    guests.cut_oldest();
+                    pause_after(&error).await;
+                }
             },
         }
     }
@@ -143,19 +193,33 @@ async fn pause_after(error: &io::Error) {
     }
 }
 
-async fn connection<S>(stream: S, router: Router, shutdown: CancellationToken)
+async fn connection<S>(stream: S, peer: Peer, router: Router, shutdown: CancellationToken, limits: Limits)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder
-        .http2()
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
-    let service = TowerToHyperService::new(router);
+    let builder = builder(&limits);
+    let http2 = Arc::new(AtomicBool::new(false));
+    let stream = Refusing::new(stream, limits.refusal, http2.clone());
+    let (router, caller) = (TowerToHyperService::new(router), peer.clone());
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        http2.fetch_or(request.version() == Version::HTTP_2, Ordering::Relaxed);
+        request.extensions_mut().insert(caller.clone());
+        router.call(request)
+    });
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    let over = async {
+        tokio::time::sleep(limits.guest_wait).await;
+        if !peer.is_guest() {
+            std::future::pending::<()>().await;
+        }
+    };
     let result = tokio::select! {
         result = connection.as_mut() => result,
+        () = peer.cut() => return debug!("connection without a token cut for another one"),
+        () = over => {
+            connection.as_mut().graceful_shutdown();
+            tokio::time::timeout(GUEST_GRACE, connection).await.unwrap_or(Ok(()))
+        }
         () = shutdown.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -164,6 +228,20 @@ where
     if let Err(error) = result {
         debug!(%error, "connection ended");
     }
+}
+
+fn builder(limits: &Limits) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    // The time for a head is the time between requests, too.
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.idle_wait);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PONG_WAIT)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+    builder
 }
 
 #[cfg(test)]
