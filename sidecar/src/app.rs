@@ -101,7 +101,7 @@ impl Sidecar {
         let outbound =
             Outbound::new(publisher.clone(), &grant, tracer.clone(), metrics.clone(), spool.clone(), toll.clone());
         outbound.explain_full(Full::new(bus.clone(), &grant.namespace, &grant.agent));
-        let seal = Seal::new(&start.token);
+        let seal = Seal::new(&grant.secret, &grant.instance);
         let parts =
             Parts { bus: bus.clone(), publisher, outbound: outbound.clone(), seal, tracer, metrics: metrics.clone() };
         let hub = Hub::start(parts, &grant, inbound::Options::default());

@@ -94,7 +94,7 @@ pub enum AgentLife {
 pub struct Start {
     /// What it may do.
     pub grant: Grant,
-    /// Bearer token the agent must show. Stays the same over restarts: delivery ids are sealed with it.
+    /// Bearer token the agent must show. Stays the same over restarts.
     pub token: String,
     /// Agent API, `127.0.0.1:0` for a free port.
     pub listen: String,
