@@ -9,8 +9,8 @@ use agentbus_runtime::admin::{self, Admin};
 use agentbus_runtime::metrics;
 use agentbus_runtime::ready::Readiness;
 use agentbus_runtime::serve::{self, Limits, Peer, Socket};
-use axum::{Extension, Router};
 use axum::routing::get;
+use axum::{Extension, Router};
 use http_body_util::{BodyExt, Empty};
 use hyper::Request;
 use hyper::body::Bytes;
@@ -64,7 +64,10 @@ where
 {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let mut request = Request::builder().method(method).uri(path).header("host", "localhost");
+    let mut request = Request::builder().method(method).uri(path);
+    if !headers.iter().any(|(name, _)| *name == "host") {
+        request = request.header("host", "localhost");
+    }
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
@@ -225,7 +228,10 @@ async fn what_is_no_http_is_told_so_in_a_problem() {
         let _ = stream.read_to_string(&mut answer).await;
         let last = answer.rfind("HTTP/1.1").map(|at| &answer[at..]).unwrap_or_default();
         assert!(last.starts_with(&format!("HTTP/1.1 {status} ")), "{answer:?}");
-        assert!(last.contains("application/problem+json") && last.ends_with(&format!("refused with {status}")), "{last}");
+        assert!(
+            last.contains("application/problem+json") && last.ends_with(&format!("refused with {status}")),
+            "{last}"
+        );
         assert_eq!(answer.matches("hello").count(), request.matches("/hello").count(), "{answer:?}");
     }
 }
@@ -259,11 +265,14 @@ async fn the_admin_listener_tells_and_drains() {
     let events = Counter::<u64>::default();
     registry.register("events", "Events", events.clone());
     events.inc();
-    let admin = Admin { readiness, metrics: Arc::new(move || metrics::encode(&registry)), drain: drain.clone() };
+    let metrics = Arc::new(move || metrics::encode(&registry));
+    let admin = Admin { readiness, metrics, drain: drain.clone(), token: Some("secret".to_owned()) };
+    let (open, _token, _server) = tcp(admin::router(Admin { token: None, ..admin.clone() }), Limits::default()).await;
     let (address, _token, _server) = tcp(admin::router(admin), Limits::default()).await;
-    let call = async |method: &str, path: &str, headers: &[(&str, &str)]| {
+    let call_at = async |address, method: &str, path: &str, headers: &[(&str, &str)]| {
         ask(TcpStream::connect(address).await.unwrap(), method, path, headers).await.unwrap()
     };
+    let call = async |method: &str, path: &str, headers: &[(&str, &str)]| call_at(address, method, path, headers).await;
 
     assert_eq!(call("GET", "/livez", &[]).await.0, 200);
     let expect = r#"{"ready":false,"parts":{"broker":"starting"}}"#.to_owned();
@@ -274,8 +283,14 @@ async fn the_admin_listener_tells_and_drains() {
     assert!(text.contains("events_total 1") && text.ends_with("# EOF\n"), "{text}");
 
     assert_eq!(call("GET", "/drain", &[]).await.0, 405);
-    assert_eq!(call("POST", "/drain", &[("origin", "http://evil.example")]).await.0, 403);
+    let token = ("authorization", "Bearer secret");
+    assert_eq!(call("POST", "/drain", &[token, ("origin", "http://evil.example")]).await.0, 403);
+    assert_eq!(call("POST", "/drain", &[token, ("host", "evil.example")]).await.0, 403);
+    assert_eq!(call("GET", "/metrics", &[("host", "evil.example")]).await.0, 403);
+    assert_eq!(call("POST", "/drain", &[]).await.0, 401);
+    assert_eq!(call("POST", "/drain", &[("authorization", "Bearer secre")]).await.0, 401);
+    assert_eq!(call_at(open, "POST", "/drain", &[token]).await.0, 404, "without a token nobody may");
     assert!(!drain.is_cancelled());
-    assert_eq!(call("POST", "/drain", &[]).await.0, 202);
+    assert_eq!(call("POST", "/drain", &[token]).await.0, 202);
     assert!(drain.is_cancelled());
 }

@@ -137,8 +137,12 @@ impl Sidecar {
         if let Some(socket) = unix {
             servers.spawn(serve::serve(socket, router, stop.clone(), serve::Limits::default()));
         }
-        let admin =
-            Admin { readiness, metrics: std::sync::Arc::new(move || metrics.encode()), drain: drain_requested.clone() };
+        let admin = Admin {
+            readiness,
+            metrics: Arc::new(move || metrics.encode()),
+            drain: drain_requested.clone(),
+            token: start.admin_token,
+        };
         servers.spawn(serve::serve_tcp(admin_listener, admin::router(admin), stop.clone()));
         edge.ready();
         Ok(Self {

@@ -100,6 +100,9 @@ pub struct Start {
     pub listen: String,
     /// Admin listener for probes and metrics.
     pub admin: String,
+    /// What `POST /drain` on it must show; none = drains are asked for here or by a signal only.
+    #[serde(default)]
+    pub admin_token: Option<String>,
     /// Unix socket of the agent API.
     #[serde(default)]
     pub unix: Option<String>,

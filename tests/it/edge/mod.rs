@@ -26,9 +26,13 @@ struct Edge {
 
 impl Edge {
     async fn start() -> Self {
+        Self::start_as(Member::default()).await
+    }
+
+    async fn start_as(member: Member<'_>) -> Self {
         let broker = Broker::start().await;
         let groups = [broker.group("reader", &["notes.>"]).await];
-        let member = Member { agent: "writer", groups: &groups, publish: &["notes.>"], ..Member::default() };
+        let member = Member { agent: "writer", groups: &groups, publish: &["notes.>"], ..member };
         let sidecar = SidecarProcess::start(&broker, member).await;
         let agent = HttpAgent::of(&sidecar);
         Self { broker, sidecar, agent }
