@@ -146,7 +146,7 @@ fn guess(code: tonic::Code) -> Code {
         tonic::Code::OutOfRange => Code::TooLarge,
         tonic::Code::Unauthenticated => Code::Unauthenticated,
         tonic::Code::PermissionDenied => Code::ScopeDenied,
-        tonic::Code::NotFound => Code::UnknownDelivery,
+        tonic::Code::NotFound => Code::NotFound,
         tonic::Code::ResourceExhausted => Code::RateLimited,
         _ => Code::OutcomeUnknown,
     }
