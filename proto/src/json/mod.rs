@@ -16,7 +16,7 @@ mod publish;
 pub use ask::{AnswerJson, AskJson, Asked, ReplyWithJson};
 pub use delivery::{DeliveryJson, PublishAnswerJson};
 pub use event::{EventJson, ReplyJson, event_to_json};
-pub use object::{Members, objects};
+pub use object::{Members, objects, optional};
 pub use options::{BackoffJson, DeliveryOptionsJson, ModeJson, PriorityJson};
 pub use publish::PublishJson;
 
