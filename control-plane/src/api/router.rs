@@ -58,9 +58,8 @@ pub(super) struct Shared {
 pub fn router(state: ApiState) -> Router {
     let letters = DeadLetters::new(state.bus.clone(), state.names.clone(), state.redrive_secret.clone());
     let shared = Arc::new(Shared { letters: Arc::new(letters), api: state });
-    let queried = Router::new()
-        .route("/v1/dead-letters", get(dead_letters::list))
-        .route("/v1/events", get(events::list));
+    let queried =
+        Router::new().route("/v1/dead-letters", get(dead_letters::list)).route("/v1/events", get(events::list));
     Router::new()
         .route("/v1/status", get(system::status))
         .route("/v1/agents", get(system::agents))

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::Edge;
 
 impl Edge {
-    async fn admin(&self, method: &str, path: &str, headers: &[(&str, String)]) -> Answer {
+    pub(super) async fn admin(&self, method: &str, path: &str, headers: &[(&str, String)]) -> Answer {
         let address = self.sidecar.admin.trim_start_matches("http://");
         request(address, method, path, headers, "".into()).await.expect("an answer")
     }

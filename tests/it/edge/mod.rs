@@ -1,6 +1,7 @@
 //! The sidecar's edge: who comes in, what is refused and how, what every verb answers.
 
 mod admin;
+mod crowd;
 mod curl;
 mod door;
 mod headers;
@@ -10,6 +11,7 @@ mod openapi;
 mod refusals;
 mod settle;
 mod stream;
+mod strict;
 mod verbs;
 
 use agentbus_tests::http::HttpAgent;

@@ -114,7 +114,7 @@ async fn ids_that_are_none_are_404() {
         }
     }
     let answer = edge.agent.settle(&delivery, "forget", json!({})).await;
-    assert_eq!(code(&answer), (404, "UNKNOWN_DELIVERY"));
+    assert_eq!(code(&answer), (404, "NOT_FOUND"));
     assert!(answer.body["detail"].as_str().unwrap().contains("use ack, nack, reject, extend or reply"));
     edge.agent.ack(&delivery).await;
 }
