@@ -24,6 +24,7 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
+use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::task::JoinSet;
@@ -43,7 +44,7 @@ pub struct Limits {
     pub connections_max: usize,
     /// A connection on which no token was shown ends after this time.
     pub guest_wait: Duration,
-    /// A connection without a request ends after this time, on HTTP/1 only: on HTTP/2 pings tell whether somebody is there.
+    /// An HTTP/1 connection without a request ends after this time. An HTTP/2 one is for keeping.
     pub idle_wait: Duration,
     /// Time for open connections to finish after the shutdown began.
     pub grace: Duration,
@@ -66,9 +67,11 @@ impl Default for Limits {
     }
 }
 
-/// How often an HTTP/2 peer is asked whether it is there, and how long its answer is waited for.
-const PING_EVERY: Duration = Duration::from_secs(30);
-const PONG_WAIT: Duration = Duration::from_secs(20);
+/// After this time without a byte the kernel asks the peer's kernel whether it is still there, so often, so many times. Not
+/// by HTTP/2 pings: a peer whose handler keeps it busy for an hour does not answer those, and must not lose its stream.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
+const KEEPALIVE_COUNT: u32 = 4;
 /// A guest whose time is over may finish what it is being answered.
 const GUEST_GRACE: Duration = Duration::from_secs(1);
 
@@ -175,13 +178,21 @@ async fn accept(socket: &Socket) -> io::Result<Stream> {
     match socket {
         Socket::Tcp(listener) => {
             let (stream, _) = listener.accept().await?;
-            if let Err(error) = stream.set_nodelay(true) {
-                debug!(%error, "cannot set TCP_NODELAY");
+            if let Err(error) = tune(&stream) {
+                debug!(%error, "cannot set the options of a connection");
             }
             Ok(Stream::Tcp(stream))
         }
         Socket::Unix(socket) => socket.listener.accept().await.map(|(stream, _)| Stream::Unix(stream)),
     }
+}
+
+fn tune(stream: &tokio::net::TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_EVERY)?;
+    Ok(sockopt::set_tcp_keepcnt(stream, KEEPALIVE_COUNT)?)
 }
 
 /// A client that left early is its own affair; anything else (no more file descriptors) needs a moment to pass.
@@ -236,9 +247,6 @@ fn builder(limits: &Limits) -> Builder<TokioExecutor> {
     builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.idle_wait);
     builder
         .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PONG_WAIT)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
     builder
@@ -249,11 +257,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn accepted_connections_do_not_wait_to_fill_a_packet() {
+    async fn accepted_connections_do_not_wait_to_fill_a_packet_nor_for_a_dead_peer() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let _client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         match accept(&Socket::Tcp(listener)).await.unwrap() {
-            Stream::Tcp(stream) => assert!(stream.nodelay().unwrap()),
+            Stream::Tcp(stream) => {
+                assert!(stream.nodelay().unwrap() && sockopt::socket_keepalive(&stream).unwrap());
+                assert_eq!(sockopt::tcp_keepidle(&stream).unwrap(), KEEPALIVE_IDLE);
+            }
             Stream::Unix(_) => panic!("not a TCP stream"),
         }
     }
