@@ -118,7 +118,7 @@ impl Api {
             let code = match status.as_u16() {
                 401 => Code::Unauthenticated,
                 403 => Code::ScopeDenied,
-                404 => Code::NoResponder,
+                404 | 405 => Code::NotFound,
                 413 => Code::TooLarge,
                 429 => Code::RateLimited,
                 400..=499 => Code::InvalidEvent,

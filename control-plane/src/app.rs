@@ -13,6 +13,7 @@ use agentbus_nats::bus::Bus;
 use agentbus_nats::identity::Authority;
 use agentbus_nats::topology::Sizes;
 use agentbus_proto::Fault;
+use agentbus_proto::http::unparsed;
 use agentbus_runtime::drain::Shutdown;
 use agentbus_runtime::serve;
 use agentbus_runtime::tasks::{OnFailure, Tasks};
@@ -127,7 +128,9 @@ impl ControlPlane {
         tasks.spawn("registry", OnFailure::Log, endless(follow));
         let api_url = format!("http://{}", listener.local_addr().unwrap_or(options.listen));
         let router = api::router(api_state(&options, base, &grants, instances.clone(), alarms, events, replays)?);
-        tasks.spawn("api", OnFailure::Log, endless(serve::serve_tcp(listener, router, stop)));
+        let limits = serve::Limits { refusal: unparsed, ..serve::Limits::default() };
+        let serving = serve::serve(serve::Socket::Tcp(listener), router, stop, limits);
+        tasks.spawn("api", OnFailure::Log, endless(serving));
         unfinished.disarm();
         Ok(Self { api_url, instances, health, poke, supervisor, services })
     }

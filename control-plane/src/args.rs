@@ -11,7 +11,7 @@ use std::time::Duration;
 use agentbus_nats::topology::Sizes;
 use agentbus_proto::{Code, Fault};
 use agentbus_runtime::bytesize::ByteSize;
-use agentbus_runtime::{drain, state, telemetry};
+use agentbus_runtime::{drain, files, state, telemetry};
 
 use crate::app::{ControlPlane, Options};
 use crate::authority;
@@ -57,6 +57,7 @@ pub struct Args {
 
 /// Runs until a signal. `executable` is the `agentbus` program, needed for `--spawn` only.
 pub async fn run(args: Args, executable: PathBuf) -> anyhow::Result<()> {
+    files::raise_open_max();
     let signal = drain::signals()?;
     state::create_private(&args.dir)?;
     let service_name = "agentbus-control-plane".to_owned();

@@ -46,7 +46,7 @@ pub struct Grant {
     pub publish: Vec<String>,
     /// Largest encoded event, in bytes: the broker's `max_payload` less 16 KiB, so that copies always fit.
     pub event_bytes_max: usize,
-    /// What seals this agent's message ids (see `msg_id`). Known to the agent's sidecars only.
+    /// What seals this agent's message ids (see `msg_id`) and delivery ids. Known to the agent's sidecars only.
     #[serde(default)]
     pub secret: String,
     /// What seals the successors' ids of each group. Known to the group's sidecars only.

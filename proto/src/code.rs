@@ -21,6 +21,8 @@ pub enum Code {
     ScopeDenied,
     /// No such delivery.
     UnknownDelivery,
+    /// Nothing is served at this path or with this method.
+    NotFound,
     /// Nobody serves the address of an ask.
     NoResponder,
     /// The delivery is no longer held: its deadline passed or it was taken back.
@@ -59,13 +61,14 @@ pub enum Code {
 
 impl Code {
     /// Every code, in the order of the contract.
-    pub const ALL: [Code; 23] = [
+    pub const ALL: [Code; 24] = [
         Code::InvalidEvent,
         Code::InvalidAddress,
         Code::TooLarge,
         Code::Unauthenticated,
         Code::ScopeDenied,
         Code::UnknownDelivery,
+        Code::NotFound,
         Code::NoResponder,
         Code::LeaseLost,
         Code::Expired,
@@ -125,6 +128,7 @@ impl Code {
             Code::Unauthenticated => ("UNAUTHENTICATED", "not authenticated", Grpc::Unauthenticated, 401, 77),
             Code::ScopeDenied => ("SCOPE_DENIED", "not allowed", Grpc::PermissionDenied, 403, 77),
             Code::UnknownDelivery => ("UNKNOWN_DELIVERY", "unknown delivery", Grpc::NotFound, 404, 69),
+            Code::NotFound => ("NOT_FOUND", "not found", Grpc::NotFound, 404, 69),
             Code::NoResponder => ("NO_RESPONDER", "nobody serves this address", Grpc::NotFound, 404, 69),
             Code::LeaseLost => ("LEASE_LOST", "delivery no longer held", Grpc::Aborted, 409, 1),
             Code::Expired => ("EXPIRED", "event expired", Grpc::FailedPrecondition, 410, 1),

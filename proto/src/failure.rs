@@ -139,14 +139,12 @@ impl From<&tonic::Status> for Fault {
 /// What may safely be concluded from a bare gRPC code. A broken connection says nothing about what was done.
 fn guess(code: tonic::Code) -> Code {
     match code {
-        tonic::Code::InvalidArgument | tonic::Code::FailedPrecondition | tonic::Code::Unimplemented => {
-            Code::InvalidEvent
-        }
+        tonic::Code::InvalidArgument | tonic::Code::FailedPrecondition => Code::InvalidEvent,
         // What tonic answers to a frame over its size limit.
         tonic::Code::OutOfRange => Code::TooLarge,
         tonic::Code::Unauthenticated => Code::Unauthenticated,
         tonic::Code::PermissionDenied => Code::ScopeDenied,
-        tonic::Code::NotFound => Code::UnknownDelivery,
+        tonic::Code::NotFound | tonic::Code::Unimplemented => Code::NotFound,
         tonic::Code::ResourceExhausted => Code::RateLimited,
         _ => Code::OutcomeUnknown,
     }

@@ -4,6 +4,7 @@
 //!   `sidecar::wire` is the same service as the sidecar serves it: events stay encoded.
 //! - [`id`], [`Address`], [`name`], [`validate`](mod@validate), [`EventHead`]: what is allowed, decided in one place.
 //! - [`Code`], [`Fault`]: what can go wrong, and how it looks over gRPC, HTTP and as an exit code.
+//! - [`http`]: what the HTTP APIs refuse, and how.
 //! - [`json`]: how events look over HTTP and to people; [`legacy`]: the existing message format.
 //! - [`duration`], [`timestamp`]: how times are written for people; [`near`]: what they probably meant.
 //!
@@ -14,6 +15,7 @@ pub mod code;
 pub mod duration;
 pub mod failure;
 pub mod head;
+pub mod http;
 pub mod id;
 pub mod json;
 pub mod legacy;

@@ -73,6 +73,15 @@ pub fn validate(head: &EventHead, total_len: usize, limits: &Limits, now: System
     Ok(address)
 }
 
+/// Checks what a group asks for of types and attributes. What no event can have is refused: the group would take every event
+/// of its patterns and hand out none.
+pub fn filters(types: &[String], attributes: &BTreeMap<String, String>) -> Result<(), Fault> {
+    for wanted in types {
+        dotted("type", wanted).map_err(|why| Fault::new(Code::InvalidEvent, why))?;
+    }
+    check_attributes(attributes, &Limits::default())
+}
+
 fn check_ids(head: &EventHead) -> Result<(), Fault> {
     if head.id.is_empty() {
         return invalid(format!("`id` is empty; use 1 to {ID_BYTES_MAX} visible ASCII characters"));

@@ -11,8 +11,13 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
+use crate::files;
+
 /// Tells the launcher who started it: the supervisor's process id. Not passed on.
 pub(crate) const PARENT_VARIABLE: &str = "AGENTBUS_LAUNCH_PARENT";
+
+/// Tells the launcher the limit of open files that its program is to have. Not passed on.
+pub(crate) const FILES_VARIABLE: &str = "AGENTBUS_LAUNCH_FILES";
 
 /// This very program after its file was replaced or removed, as after a build.
 const OWN_IMAGE: &str = "/proc/self/exe";
@@ -65,11 +70,14 @@ pub fn exec(argv: Vec<OsString>) -> Error {
     if let Err(error) = detach() {
         return error;
     }
+    if let Some(before) = std::env::var(FILES_VARIABLE).ok().and_then(|limit| limit.parse().ok()) {
+        files::give_back(before);
+    }
     let mut command = Command::new(&program);
     if program == OWN_IMAGE {
         command.arg0("agentbus");
     }
-    let source = command.args(argv).env_remove(PARENT_VARIABLE).exec();
+    let source = command.args(argv).env_remove(PARENT_VARIABLE).env_remove(FILES_VARIABLE).exec();
     Error::Exec { program: program.to_string_lossy().into_owned(), source }
 }
 

@@ -1,13 +1,14 @@
 //! The process kit: what every long-running part of the bus needs and that has nothing to do with messaging.
 //!
 //! Values (`bytesize`), pure decisions (`backoff`, `restart`), the life of a process (`telemetry`, `trace`, `ready`, `drain`,
-//! `tasks`), its doors (`serve`, `admin`, `metrics`), its children (`process`, `launch`, `logs`) and its folder (`state`).
+//! `tasks`), its doors (`serve`, `admin`, `metrics`), its children (`process`, `launch`, `files`, `logs`) and its folder (`state`).
 //! Nothing here knows NATS, events or agents; the services are built from these parts, never the other way round.
 
 pub mod admin;
 pub mod backoff;
 pub mod bytesize;
 pub mod drain;
+pub mod files;
 pub mod launch;
 pub mod leftovers;
 pub mod logs;

@@ -37,6 +37,35 @@ fn launcher_stage() {
     launch::run(argv.split('\u{1f}').map(OsString::from).collect());
 }
 
+#[test]
+#[ignore = "the other process of the test below"]
+fn raising_stage() {
+    let Ok(out) = std::env::var("TEST_OUT") else { return };
+    agentbus_runtime::files::raise_open_max();
+    let own = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    assert_eq!(own.current, own.maximum);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut child = launched(shell(&format!("ulimit -Sn > {out}; env >> {out}"))).spawn().await.unwrap();
+        child.wait().await.unwrap();
+    });
+}
+
+#[tokio::test]
+async fn a_child_has_the_limit_of_open_files_from_before_it_was_raised() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("limit");
+    let own = std::env::current_exe().unwrap();
+    let stage = format!("ulimit -Sn 100; exec {} --exact raising_stage --ignored --nocapture", own.display());
+    let mut spec = shell(&stage);
+    spec.env.push(("TEST_OUT".to_owned(), out.to_str().unwrap().to_owned()));
+    let mut child = spec.spawn().await.unwrap();
+    assert!(matches!(child.wait().await.unwrap(), Exit { code: Some(0), .. }));
+    let told = std::fs::read_to_string(out).unwrap();
+    assert_eq!(told.lines().next(), Some("100"));
+    assert!(!told.contains("AGENTBUS_LAUNCH"), "{told}");
+}
+
 /// Whether a process runs: one that nobody reaps does not.
 fn alive(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

@@ -8,6 +8,7 @@ use agentbus_nats::bus::{Bus, JetStream};
 use agentbus_nats::connect::{self, Identity};
 use agentbus_nats::grant::{BreakerReport, SidecarReport, SpoolOptions, Start};
 use agentbus_nats::subject;
+use agentbus_proto::http::unparsed;
 use agentbus_proto::{Code, Fault};
 use agentbus_runtime::admin::{self, Admin};
 use agentbus_runtime::ready::Readiness;
@@ -102,7 +103,7 @@ impl Sidecar {
         let outbound =
             Outbound::new(publisher.clone(), &grant, tracer.clone(), metrics.clone(), spool.clone(), toll.clone());
         outbound.explain_full(Full::new(bus.clone(), &grant.namespace, &grant.agent));
-        let seal = Seal::new(&start.token);
+        let seal = Seal::new(&grant.secret, &grant.instance);
         let parts =
             Parts { bus: bus.clone(), publisher, outbound: outbound.clone(), seal, tracer, metrics: metrics.clone() };
         let hub = Hub::start(parts, &grant, inbound::Options::default());
@@ -134,12 +135,16 @@ impl Sidecar {
         let state =
             api::State { outbound, hub: hub.clone(), control, asks, metrics: metrics.clone(), stop: stop.clone() };
         let router = api::router(state, &start.token, api_addr.port());
-        servers.spawn(serve::serve_tcp(api_listener, router.clone(), stop.clone()));
-        if let Some(socket) = unix {
-            servers.spawn(serve::serve(socket, router, stop.clone(), serve::Limits::default()));
+        let limits = serve::Limits { refusal: unparsed, ..serve::Limits::default() };
+        for socket in [serve::Socket::Tcp(api_listener)].into_iter().chain(unix) {
+            servers.spawn(serve::serve(socket, router.clone(), stop.clone(), limits));
         }
-        let admin =
-            Admin { readiness, metrics: std::sync::Arc::new(move || metrics.encode()), drain: drain_requested.clone() };
+        let admin = Admin {
+            readiness,
+            metrics: Arc::new(move || metrics.encode()),
+            drain: drain_requested.clone(),
+            token: start.admin_token,
+        };
         servers.spawn(serve::serve_tcp(admin_listener, admin::router(admin), stop.clone()));
         edge.ready();
         Ok(Self {

@@ -122,6 +122,7 @@ impl Control {
         let patterns: Vec<String> =
             pattern::simplify(&subscription.patterns)?.iter().map(ToString::to_string).collect();
         let attributes: BTreeMap<String, String> = subscription.attributes.clone().into_iter().collect();
+        agentbus_proto::validate::filters(&subscription.types, &attributes)?;
         let same = |group: &GroupGrant| {
             pattern::simplify(&group.patterns)
                 .is_ok_and(|own| own.iter().map(ToString::to_string).eq(patterns.iter().cloned()))

@@ -163,6 +163,7 @@ impl Embedded {
             token: if token.is_empty() { TOKEN.to_owned() } else { token },
             listen: any(),
             admin: any(),
+            admin_token: None,
             unix: None,
             drain_ms: DRAIN_MS,
             state: None,

@@ -7,8 +7,8 @@ use std::time::Duration;
 use agentbus_nats::connect::Identity;
 use agentbus_nats::grant::{FromSidecar, SidecarReport, Start, ToSidecar};
 use agentbus_proto::{Code, Fault};
-use agentbus_runtime::drain;
 use agentbus_runtime::telemetry::{self, Telemetry};
+use agentbus_runtime::{drain, files};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 
@@ -38,6 +38,7 @@ const START_WAIT: Duration = Duration::from_secs(30);
 
 /// Runs until drained. The error was told to the parent already.
 pub async fn run(args: Args) -> anyhow::Result<()> {
+    files::raise_open_max();
     let signals = drain::signals()?;
     let identity = Identity::new_user();
     let mut lines = read_stdin()?;

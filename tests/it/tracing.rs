@@ -47,6 +47,7 @@ impl Traced {
             token: token.clone(),
             listen: "127.0.0.1:0".to_owned(),
             admin: "127.0.0.1:0".to_owned(),
+            admin_token: None,
             unix: None,
             drain_ms: 5000,
             ..Start::default()

@@ -31,6 +31,8 @@ pub struct Member<'a> {
     pub listen: &'a str,
     /// Token; empty = one derived from the agent's name.
     pub token: &'a str,
+    /// What a drain by the admin listener must show; none = there is no such drain.
+    pub admin_token: Option<&'a str>,
     /// OTLP endpoint.
     pub otlp: Option<&'a str>,
     /// Path of a unix socket.
@@ -97,6 +99,7 @@ impl SidecarProcess {
             token: token.clone(),
             listen: if member.listen.is_empty() { "127.0.0.1:0".to_owned() } else { member.listen.to_owned() },
             admin: "127.0.0.1:0".to_owned(),
+            admin_token: member.admin_token.map(str::to_owned),
             unix: member.unix.map(str::to_owned),
             drain_ms: 5000,
             state: member.state.map(str::to_owned),

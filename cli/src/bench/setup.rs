@@ -139,6 +139,7 @@ impl Bus {
             token: token.clone(),
             listen: "127.0.0.1:0".to_owned(),
             admin: "127.0.0.1:0".to_owned(),
+            admin_token: None,
             unix: None,
             drain_ms: 1000,
             ..Start::default()

@@ -2,26 +2,19 @@
 
 use std::sync::Arc;
 
-use agentbus_proto::{Code, Fault};
+use agentbus_proto::http::{Path, Query};
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
-use http::StatusCode;
+use axum::extract::State;
 
 use super::answers::ListQuery;
-use super::errors::{Answer, Problem};
+use super::errors::{Answer, Body, parse};
 use super::router::Shared;
 use crate::dead_letters::{Causes, Page, Report, Request, Shown};
 
 /// Letters of a page unless told otherwise.
 const LIMIT_DEFAULT: usize = 100;
 
-pub(super) async fn list(
-    State(shared): State<Arc<Shared>>,
-    query: Result<Query<ListQuery>, QueryRejection>,
-) -> Answer<Page> {
-    let Query(query) = query.map_err(|error| Problem::unreadable(error.body_text()))?;
+pub(super) async fn list(State(shared): State<Arc<Shared>>, Query(query): Query<ListQuery>) -> Answer<Page> {
     let limit = query.limit.unwrap_or(LIMIT_DEFAULT);
     Ok(Json(shared.letters.list(&query.filter(), limit, query.after).await?))
 }
@@ -30,16 +23,11 @@ pub(super) async fn causes(State(shared): State<Arc<Shared>>) -> Answer<Causes> 
     Ok(Json(shared.letters.causes().await?))
 }
 
-pub(super) async fn show(State(shared): State<Arc<Shared>>, seq: Result<Path<u64>, PathRejection>) -> Answer<Shown> {
-    let Path(seq) = seq.map_err(|error| Problem::unreadable(error.body_text()))?;
+pub(super) async fn show(State(shared): State<Arc<Shared>>, Path(seq): Path<u64>) -> Answer<Shown> {
     Ok(Json(shared.letters.show(seq).await?))
 }
 
-pub(super) async fn redrive(State(shared): State<Arc<Shared>>, body: Result<Bytes, BytesRejection>) -> Answer<Report> {
-    let body = body.map_err(|error| match error.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Fault::new(Code::TooLarge, "the request is too large").into(),
-        _ => Problem::unreadable(error.body_text()),
-    })?;
-    let request: Request = serde_json::from_slice(&body).map_err(Problem::unreadable)?;
+pub(super) async fn redrive(State(shared): State<Arc<Shared>>, body: Body) -> Answer<Report> {
+    let request: Request = parse(body)?;
     Ok(Json(shared.letters.redrive(&request, "api").await?))
 }

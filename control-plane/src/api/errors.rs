@@ -1,51 +1,38 @@
-//! Faults as HTTP answers: RFC 9457 problems. The only place that does it here.
+//! What handlers give back, and how they read a body.
 
+use agentbus_proto::http::Problem;
 use agentbus_proto::{Code, Fault};
-use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, header};
-
-/// A fault on its way out.
-pub(super) struct Problem {
-    fault: Fault,
-    status: StatusCode,
-}
-
-impl From<Fault> for Problem {
-    fn from(fault: Fault) -> Self {
-        let status = StatusCode::from_u16(fault.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self { fault, status }
-    }
-}
-
-impl Problem {
-    /// A request that cannot be read: a wrong query, body or number.
-    pub(super) fn unreadable(what: impl std::fmt::Display) -> Self {
-        Fault::new(Code::InvalidEvent, format!("the request cannot be read: {what}")).into()
-    }
-
-    /// Nothing is served there.
-    pub(super) fn no_route(what: &str) -> Self {
-        let fault = Fault::new(Code::InvalidAddress, format!("the control plane serves no `{}`", what.escape_debug()));
-        Self { fault, status: StatusCode::NOT_FOUND }
-    }
-}
-
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let mut body = self.fault.problem_json();
-        body["status"] = self.status.as_u16().into();
-        let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"))];
-        let mut response = (self.status, kind, body.to_string()).into_response();
-        if let Some(after) = self.fault.retry_after {
-            // Whole seconds are all that the header can say; the body has it exactly.
-            response.headers_mut().insert(header::RETRY_AFTER, after.as_secs().max(1).into());
-        }
-        if self.status == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        response
-    }
-}
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use http::StatusCode;
+use serde::de::DeserializeOwned;
 
 /// What a handler gives back.
 pub(super) type Answer<T> = Result<axum::Json<T>, Problem>;
+
+/// A body as axum hands it over.
+pub(super) type Body = Result<Bytes, BytesRejection>;
+
+/// Reads a JSON object.
+pub(super) fn parse<T: DeserializeOwned>(body: Body) -> Result<T, Problem> {
+    Ok(agentbus_proto::json::object(&bytes(body)?)?)
+}
+
+/// Where nothing is to be told, an empty body, or an empty object.
+pub(super) fn parse_nothing(body: Body) -> Result<(), Problem> {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Nothing {}
+    let bytes = bytes(body)?;
+    if !bytes.trim_ascii().is_empty() {
+        agentbus_proto::json::object::<Nothing>(&bytes)?;
+    }
+    Ok(())
+}
+
+fn bytes(body: Body) -> Result<Bytes, Problem> {
+    body.map_err(|error| match error.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => Fault::new(Code::TooLarge, "the request is too large").into(),
+        _ => Problem::unreadable(error.body_text()),
+    })
+}

@@ -2,31 +2,23 @@
 
 use std::sync::Arc;
 
+use agentbus_proto::http::{Path, Query};
 use axum::Json;
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 
-use super::errors::{Answer, Problem};
+use super::errors::Answer;
 use super::router::Shared;
 use crate::events::{Chain, ListQuery, Listing, Shown};
 
-type Id = Result<Path<String>, PathRejection>;
-
-pub(super) async fn list(
-    State(shared): State<Arc<Shared>>,
-    query: Result<Query<ListQuery>, QueryRejection>,
-) -> Answer<Listing> {
-    let Query(query) = query.map_err(|error| Problem::unreadable(error.body_text()))?;
+pub(super) async fn list(State(shared): State<Arc<Shared>>, Query(query): Query<ListQuery>) -> Answer<Listing> {
     Ok(Json(shared.api.events.list(&query).await?))
 }
 
 /// The id is the rest of the path: ids of emitted events have slashes.
-pub(super) async fn show(State(shared): State<Arc<Shared>>, id: Id) -> Answer<Shown> {
-    let Path(id) = id.map_err(|error| Problem::unreadable(error.body_text()))?;
+pub(super) async fn show(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Answer<Shown> {
     Ok(Json(shared.api.events.show(&id).await?))
 }
 
-pub(super) async fn chain(State(shared): State<Arc<Shared>>, id: Id) -> Answer<Chain> {
-    let Path(id) = id.map_err(|error| Problem::unreadable(error.body_text()))?;
+pub(super) async fn chain(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Answer<Chain> {
     Ok(Json(shared.api.events.chain(&id).await?))
 }

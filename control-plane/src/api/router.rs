@@ -6,14 +6,15 @@ use agentbus_nats::bus::Bus;
 use agentbus_nats::identity::Layout;
 use agentbus_nats::names::Names;
 use agentbus_nats::topology::Sizes;
+use agentbus_proto::http::{Problem, no_query, other_method, other_path, readable};
+use agentbus_runtime::serve::Peer;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::sync::watch;
 
-use super::errors::Problem;
 use super::{auth, dead_letters, events, replay, streams, system};
 use crate::dead_letters::DeadLetters;
 use crate::events::Events;
@@ -60,21 +61,24 @@ pub(super) struct Shared {
 pub fn router(state: ApiState) -> Router {
     let letters = DeadLetters::new(state.bus.clone(), state.names.clone(), state.redrive_secret.clone());
     let shared = Arc::new(Shared { letters: Arc::new(letters), api: state });
+    let queried =
+        Router::new().route("/v1/dead-letters", get(dead_letters::list)).route("/v1/events", get(events::list));
     Router::new()
         .route("/v1/status", get(system::status))
         .route("/v1/agents", get(system::agents))
-        .route("/v1/dead-letters", get(dead_letters::list))
         .route("/v1/dead-letters/groups", get(dead_letters::causes))
         .route("/v1/dead-letters/redrive", post(dead_letters::redrive))
         .route("/v1/dead-letters/{seq}", get(dead_letters::show))
-        .route("/v1/events", get(events::list))
         .route("/v1/events/{*id}", get(events::show))
         .route("/v1/chains/{*id}", get(events::chain))
         .route("/v1/replay", post(replay::run))
         .route("/v1/streams/plan", get(streams::plan))
         .route("/v1/streams/apply", post(streams::apply))
-        .fallback(nothing)
-        .method_not_allowed_fallback(nothing)
+        .route_layer(from_fn(no_query))
+        .merge(queried)
+        .fallback(other_path)
+        .method_not_allowed_fallback(other_method)
+        .layer(from_fn(readable))
         .layer(from_fn_with_state(shared.clone(), admit))
         .route("/livez", get(|| async { "ok\n" }))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -83,11 +87,13 @@ pub fn router(state: ApiState) -> Router {
 
 async fn admit(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     match auth::check(request.headers(), request.uri(), &shared.api.token) {
-        Ok(()) => next.run(request).await,
+        Ok(()) => {
+            // From now on this connection is kept.
+            if let Some(peer) = request.extensions().get::<Peer>() {
+                peer.admit();
+            }
+            next.run(request).await
+        }
         Err(fault) => Problem::from(fault).into_response(),
     }
-}
-
-async fn nothing(method: http::Method, uri: http::Uri) -> Problem {
-    Problem::no_route(&format!("{method} {}", uri.path()))
 }

@@ -12,7 +12,7 @@ use axum::extract::State;
 use serde_json::json;
 
 use super::answers::{Step, Streams};
-use super::errors::Answer;
+use super::errors::{Answer, Body, parse_nothing};
 use super::router::Shared;
 
 /// Name of the fact, below `aba.<ns>.`.
@@ -26,7 +26,8 @@ pub(super) async fn plan(State(shared): State<Arc<Shared>>) -> Answer<Streams> {
     Ok(Json(Streams { steps: steps.into_iter().map(Step::from).collect(), table }))
 }
 
-pub(super) async fn apply(State(shared): State<Arc<Shared>>) -> Answer<Streams> {
+pub(super) async fn apply(State(shared): State<Arc<Shared>>, body: Body) -> Answer<Streams> {
+    parse_nothing(body)?;
     let api = &shared.api;
     let steps = plan::apply(&*api.bus, &api.names, &api.sizes).await?;
     let steps: Vec<Step> = steps.into_iter().map(Step::from).collect();

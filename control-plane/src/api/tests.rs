@@ -143,13 +143,18 @@ fn event() -> &'static [u8] {
 }
 
 impl Api {
-    async fn raw(&self, head: &str, body: &str) -> (u16, Value) {
+    async fn text(&self, head: &str, body: &str) -> String {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let length = body.len();
         let text = format!("{head}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
         stream.write_all(text.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    async fn raw(&self, head: &str, body: &str) -> (u16, Value) {
+        let answer = self.text(head, body).await;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         (status, serde_json::from_str(body).unwrap_or_else(|_| body.into()))
@@ -201,8 +206,7 @@ async fn strangers_stay_outside_and_mistakes_are_named() {
     assert_eq!(api.raw(rebound, "").await.0, 403);
     let (status, problem) = api.raw("GET /nothing HTTP/1.1\r\nHost: localhost", "").await;
     assert_eq!((status, &problem["code"]), (401, &json!("UNAUTHENTICATED")), "even what is not there needs the token");
-    api.refused("GET /nothing", "", 404, "INVALID_ADDRESS").await;
-    api.refused("DELETE /v1/status", "", 404, "INVALID_ADDRESS").await;
+    api.refused("GET /nothing", "", 404, "NOT_FOUND").await;
     api.refused("GET /v1/dead-letters?what=1", "", 400, "INVALID_EVENT").await;
     api.refused("GET /v1/dead-letters?class=LOST", "", 400, "INVALID_EVENT").await;
     api.refused("GET /v1/dead-letters/x", "", 400, "INVALID_EVENT").await;
@@ -211,7 +215,47 @@ async fn strangers_stay_outside_and_mistakes_are_named() {
     api.refused("POST /v1/dead-letters/redrive", "{", 400, "INVALID_EVENT").await;
     api.refused("POST /v1/dead-letters/redrive", r#"{"all":true,"what":1}"#, 400, "INVALID_EVENT").await;
     api.refused("POST /v1/dead-letters/redrive", "{}", 400, "INVALID_EVENT").await;
+    api.refused("POST /v1/dead-letters/redrive", r#"{"filter":[]}"#, 400, "INVALID_EVENT").await;
     api.refused("POST /v1/dead-letters/redrive", &" ".repeat(300_000), 413, "TOO_LARGE").await;
+}
+
+/// The routes as the router declares them: path and method.
+fn routes() -> impl Iterator<Item = (String, String)> {
+    include_str!("router.rs").split(".route(\"").skip(1).filter_map(|call| {
+        let (path, rest) = call.split_once("\", ")?;
+        let method = rest.split('(').next()?.to_uppercase();
+        (path != "/livez").then(|| (path.replace("{seq}", "7").replace("{*id}", "x"), method))
+    })
+}
+
+#[tokio::test]
+async fn every_route_refuses_what_it_would_ignore_or_cannot_read_and_says_why() {
+    let bench = Bench::start().await;
+    let api = bench.serve().await;
+    let refused = async |line: String, body: &str, status: u16, code: &str, wanted: &str| {
+        let (got, problem) = api.ask(&line, body).await;
+        assert_eq!((got, problem["code"].as_str()), (status, Some(code)), "{line} {body}: {problem}");
+        assert!(problem["detail"].as_str().unwrap().contains(wanted), "{line} {body}: {problem}");
+    };
+    let bad = "INVALID_EVENT";
+    let mut seen = 0;
+    for (path, method) in routes() {
+        seen += 1;
+        refused(format!("PATCH {path}"), "", 405, "NOT_FOUND", "takes no PATCH").await;
+        refused(format!("{method} {path}?nonsense=1"), "", 400, bad, "nonsense").await;
+        refused(format!("{method} {path}?limit=%zz"), "", 400, bad, "%zz").await;
+        refused(format!("{method} {path}%ff"), "", 400, bad, "%FF").await;
+        if method == "GET" {
+            refused(format!("GET {path}"), "{}", 400, bad, "GET takes no body").await;
+        } else {
+            refused(format!("{method} {path}"), r#"{"nonsense":1}"#, 400, bad, "unknown field `nonsense`").await;
+            refused(format!("{method} {path}"), "{", 400, bad, "line 1").await;
+            refused(format!("{method} {path}"), "[]", 400, bad, "expected an object").await;
+        }
+    }
+    assert_eq!(seen, 12);
+    let head = format!("PATCH /v1/dead-letters HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer secret", api.address);
+    assert!(api.text(&head, "").await.to_lowercase().contains("\r\nallow: get"), "what is allowed is said");
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ pub struct Request {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seqs: Option<Vec<u64>>,
     /// All letters that match.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "agentbus_proto::json::optional")]
     pub filter: Option<Filter>,
     /// All letters that have not been redriven.
     pub all: bool,

@@ -230,7 +230,8 @@ async fn listen(fake: &Fake, address: SocketAddr) -> (SocketAddr, (CancellationT
     let address = listener.local_addr().unwrap();
     let router = Routes::new(SidecarServer::new(fake.clone())).into_axum_router();
     let stop = CancellationToken::new();
-    let limits = Limits { grace: Duration::ZERO, ..Limits::default() };
+    // Nobody shows a token here.
+    let limits = Limits { grace: Duration::ZERO, guest_wait: Duration::from_secs(3600), ..Limits::default() };
     let server = tokio::spawn(serve(Socket::Tcp(listener), router, stop.clone(), limits));
     (address, (stop, server))
 }

@@ -251,6 +251,7 @@ pub(super) fn start_of(job: &Job, place: &Place, grant: Grant) -> Start {
         token: job.token.clone(),
         listen: addresses.agent,
         admin: addresses.admin,
+        admin_token: None,
         unix: socket(place, &job.instance),
         drain_ms: u64::try_from(place.drain.as_millis()).unwrap_or(u64::MAX),
         state: place.sidecar_state(&job.instance).to_str().map(str::to_owned),

@@ -94,12 +94,15 @@ pub enum AgentLife {
 pub struct Start {
     /// What it may do.
     pub grant: Grant,
-    /// Bearer token the agent must show. Stays the same over restarts: delivery ids are sealed with it.
+    /// Bearer token the agent must show. Stays the same over restarts.
     pub token: String,
     /// Agent API, `127.0.0.1:0` for a free port.
     pub listen: String,
     /// Admin listener for probes and metrics.
     pub admin: String,
+    /// What `POST /drain` on it must show; none = drains are asked for here or by a signal only.
+    #[serde(default)]
+    pub admin_token: Option<String>,
     /// Unix socket of the agent API.
     #[serde(default)]
     pub unix: Option<String>,

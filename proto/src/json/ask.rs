@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 use super::content;
 use super::event::EventJson;
+use super::object::optional;
 use super::options::{DeliveryOptionsJson, PriorityJson};
 use super::publish::{PublishJson, present};
 use crate::duration::Text;
@@ -51,7 +52,7 @@ pub struct AskJson {
     pub schema: Option<String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub attributes: BTreeMap<String, String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "optional")]
     pub delivery: Option<DeliveryOptionsJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hops: Option<u32>,
@@ -162,6 +163,7 @@ mod tests {
         for (bad, code) in [
             (r#"{"to":"@r","reply_by":"2026-11-20T10:00:00Z"}"#, Code::InvalidEvent),
             (r#"{"to":"@r","timeout":"soon"}"#, Code::InvalidEvent),
+            (r#"{"to":"@r","delivery":[]}"#, Code::InvalidEvent),
             (r#"{"data":1}"#, Code::InvalidAddress),
         ] {
             assert_eq!(ask(bad).unwrap_err().code, code, "{bad}");

@@ -9,12 +9,14 @@ mod ask;
 pub mod content;
 mod delivery;
 mod event;
+mod object;
 mod options;
 mod publish;
 
 pub use ask::{AnswerJson, AskJson, Asked, ReplyWithJson};
 pub use delivery::{DeliveryJson, PublishAnswerJson};
 pub use event::{EventJson, ReplyJson, event_to_json};
+pub use object::{Members, objects, optional};
 pub use options::{BackoffJson, DeliveryOptionsJson, ModeJson, PriorityJson};
 pub use publish::PublishJson;
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::object::optional;
 use crate::duration::{self, Text};
 use crate::event::v1 as pb;
 
@@ -38,7 +39,7 @@ pub struct DeliveryOptionsJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_attempts: Option<u32>,
     /// Pauses between attempts.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "optional")]
     pub backoff: Option<BackoffJson>,
     /// How long an agent may hold a delivery.
     #[serde(skip_serializing_if = "Option::is_none")]

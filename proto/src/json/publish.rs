@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use super::content;
+use super::object::optional;
 use super::options::{DeliveryOptionsJson, PriorityJson};
 use crate::address::Address;
 use crate::code::Code;
@@ -61,7 +62,7 @@ pub struct PublishJson {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub attributes: BTreeMap<String, String>,
     /// The sender's wish for delivery.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "optional")]
     pub delivery: Option<DeliveryOptionsJson>,
     /// A reply is wanted until this moment, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -181,6 +182,7 @@ mod tests {
 
     #[test]
     fn null_is_content() {
+        assert_eq!(event(r#"{"to":"a","delivery":null}"#).unwrap().0.delivery, None, "but no structure");
         assert_eq!(event(r#"{"to":"a","data":null}"#).unwrap().0.data, "null");
     }
 
@@ -200,6 +202,8 @@ mod tests {
         check(r#"{"to":"a","priority":"urgent"}"#, Code::InvalidEvent, "unknown variant `urgent`");
         check(r#"{"to":"a","ttl":"soon"}"#, Code::InvalidEvent, "`soon` is not a duration");
         check(r#"{"to":"a","ttl":-1}"#, Code::InvalidEvent, "`-1` is not a duration");
+        check(r#"{"to":"a","delivery":[]}"#, Code::InvalidEvent, "invalid type: sequence, expected an object");
+        check(r#"{"to":"a","delivery":{"backoff":["1s"]}}"#, Code::InvalidEvent, "sequence, expected an object");
         check(r#"{"to":"a","delivery":{"mod":1}}"#, Code::InvalidEvent, "unknown field `mod`");
         check(r#"{"to":"a","attributes":{"n":1}}"#, Code::InvalidEvent, "expected a string");
         check(r#"{"to":"a","reply_by":"tomorrow"}"#, Code::InvalidEvent, "`reply_by` is `tomorrow`");

@@ -12,8 +12,8 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::{Child, Error};
-use crate::launch;
 use crate::logs::{LogFile, Stream};
+use crate::{files, launch};
 
 /// A child's stdin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,6 +95,7 @@ impl Spec {
         } else {
             // The launcher makes a session instead; a group leader could not.
             command.env(launch::PARENT_VARIABLE, std::process::id().to_string());
+            command.envs(files::before().map(|limit| (launch::FILES_VARIABLE, limit.to_string())));
         }
         if let Some(cwd) = &self.cwd {
             command.current_dir(cwd);

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use agentbus_proto::event::v1::Event;
+use agentbus_proto::http::Problem;
 use agentbus_proto::json::{AnswerJson, AskJson, Asked, EventJson};
 use agentbus_proto::sidecar::wire::{AskRequest, AskResponse};
 use agentbus_proto::{Code, Fault};
@@ -18,7 +19,6 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::State;
-use super::problem::{Problem, problem_with};
 use crate::ask::{Pending, Reply};
 use crate::outbound::Parent;
 
@@ -63,7 +63,7 @@ async fn together(mut pending: Pending) -> Result<Response, Problem> {
         }
         let event = json(&reply)?;
         if let Some(fault) = reply.failure() {
-            return Ok(problem_with(&fault, "reply", &event));
+            return Ok(Problem::from(fault).with("reply", &event).into_response());
         }
         if reply.info.r#final {
             return Ok(Json(AnswerJson { reply: event, r#final: true, before }).into_response());

@@ -6,6 +6,10 @@ use axum::extract::Request;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
+use tokio::time::{Duration, Instant, timeout_at};
+
+/// How long a body may take: it comes from a process beside this one.
+const WAIT: Duration = Duration::from_secs(60);
 
 /// The request's body, bounded: an event as base64 in JSON is a third longer than its bytes. A length told in advance
 /// is refused before anything is read.
@@ -24,7 +28,10 @@ pub(super) async fn read(request: Request<Body>, event_bytes_max: usize) -> Resu
     }
     let mut chunks = body.into_data_stream();
     let mut bytes = BytesMut::with_capacity(usize::try_from(told).unwrap_or_default());
-    while let Some(chunk) = chunks.next().await {
+    let end = Instant::now() + WAIT;
+    let late =
+        |_| Fault::new(Code::InvalidEvent, format!("the request's body was not there within {} s", WAIT.as_secs()));
+    while let Some(chunk) = timeout_at(end, chunks.next()).await.map_err(late)? {
         let chunk = chunk.map_err(|_| Fault::new(Code::InvalidEvent, "the request's body ended early"))?;
         if bytes.len() + chunk.len() > bytes_max {
             return Err(too_large(format!("more than {bytes_max}")));

@@ -6,12 +6,13 @@
 use std::sync::Arc;
 
 use agentbus_proto::{Code, Fault};
+use agentbus_runtime::serve::Peer;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Uri, header};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 
-use super::problem::{is_grpc, problem};
+use super::problem::refusal;
 use crate::metrics::{Metrics, Outcome};
 
 /// The checks' data.
@@ -74,12 +75,19 @@ fn same(given: &[u8], expected: &[u8]) -> bool {
 
 /// The middleware in front of everything.
 pub(super) async fn check(State(door): State<Door>, request: Request, next: Next) -> Response {
-    let Some(fault) = door.refuse(request.headers(), request.uri()) else { return next.run(request).await };
-    door.inner.metrics.refused.get_or_create(&Outcome { outcome: fault.code.as_str() }).inc();
-    if is_grpc(request.headers()) {
-        return tonic::Status::from(&fault).into_http::<axum::body::Body>().into_response();
+    match door.refuse(request.headers(), request.uri()) {
+        None => {
+            // From now on this connection is kept.
+            if let Some(peer) = request.extensions().get::<Peer>() {
+                peer.admit();
+            }
+            next.run(request).await
+        }
+        Some(fault) => {
+            door.inner.metrics.refused.get_or_create(&Outcome { outcome: fault.code.as_str() }).inc();
+            refusal(request.headers(), fault)
+        }
     }
-    problem(&fault)
 }
 
 #[cfg(test)]

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use agentbus_nats::names::Names;
 use agentbus_proto::duration::Text;
+use agentbus_proto::http::{Path, Problem, no_query, other_method};
 use agentbus_proto::json::{DeliveryJson, PublishAnswerJson, PublishJson, ReplyWithJson};
 use agentbus_proto::sidecar::v1::Subscription;
 use agentbus_proto::{Code, Fault, timestamp};
-use axum::extract::{Path, Request, State as Shared};
+use axum::extract::{Request, State as Shared};
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
@@ -19,7 +21,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::body::{parse, parse_or_default, read};
-use super::problem::{Problem, other_method};
 use super::{State, receive, replay, schedules, status};
 use crate::inbound::{How, ReplyWith, hub};
 use crate::outbound::{Kept, Parent, Wish};
@@ -32,6 +33,7 @@ const WAIT_DEFAULT: Duration = Duration::from_secs(20);
 
 /// Routes of the HTTP API.
 pub(super) fn router(state: State) -> Router {
+    let queried = Router::new().route("/v1/schedules", get(schedules::list));
     Router::new()
         .route("/v1/publish", post(publish))
         .route("/v1/ask", post(super::ask::ask))
@@ -39,12 +41,13 @@ pub(super) fn router(state: State) -> Router {
         .route("/v1/receive", post(receive_events))
         .route("/v1/deliveries/{id}/{verb}", post(settle))
         .route("/v1/schedules", post(schedules::create))
-        .route("/v1/schedules", get(schedules::list))
         .route("/v1/schedules/{id}", delete(schedules::cancel))
         .route("/v1/replay", post(replay::http))
         .route("/v1/events/{*id}", get(status::event))
         .route("/v1/chains/{*id}", get(status::chain))
         .route("/openapi.json", get(openapi))
+        .route_layer(from_fn(no_query))
+        .merge(queried)
         .method_not_allowed_fallback(other_method)
         .with_state(state)
 }
@@ -157,6 +160,7 @@ async fn receive_events(Shared(state): Shared<State>, request: Request) -> Answe
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct AckBody {
+    #[serde(deserialize_with = "agentbus_proto::json::objects")]
     emit: Vec<PublishJson>,
 }
 
@@ -192,7 +196,7 @@ async fn settle(Shared(state): Shared<State>, Path((id, verb)): Path<(String, St
         "reply" => How::Reply(reply(parse_or_default(&body)?)?),
         other => {
             let why = format!("`{other}` is no settle verb: use ack, nack, reject, extend or reply");
-            return Err(Fault::new(Code::UnknownDelivery, why).into());
+            return Err(Fault::new(Code::NotFound, why).into());
         }
     };
     let settled = state.hub.settle(&id, how).await?;

@@ -18,9 +18,11 @@ mod subscribe;
 
 use std::time::Duration;
 
+use agentbus_proto::http::readable;
 use agentbus_proto::sidecar::wire::sidecar_server::SidecarServer;
 use agentbus_proto::{FILE_DESCRIPTOR_SET, Fault};
 use axum::Router;
+use axum::middleware::{from_fn, from_fn_with_state};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
@@ -68,8 +70,9 @@ pub fn router(state: State, token: &str, port: u16) -> Router {
     let grpc = routes.add_service(health).prepare().into_axum_router();
     let door = door::Door::new(token, port, state.metrics.clone());
     // The last fallback wins, or the gRPC routes would answer any unknown path with 200 and an empty body.
-    let routes = http::router(state).merge(grpc.reset_fallback()).fallback(problem::other_path);
-    routes.layer(axum::middleware::from_fn_with_state(door, door::check))
+    let grpc = grpc.reset_fallback().layer(from_fn(problem::coded));
+    let routes = http::router(state).merge(grpc).fallback(problem::other_path);
+    routes.layer(from_fn(readable)).layer(from_fn_with_state(door, door::check))
 }
 
 /// `grpc.health.v1`: serving while the broker is reached and no drain has begun.

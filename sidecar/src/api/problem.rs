@@ -1,83 +1,63 @@
-//! Faults as HTTP answers (RFC 9457), and the answers for what is not served at all.
+//! Refusals of this edge: plain HTTP gets a problem, a gRPC call a status, and both have a stable code.
 
-use agentbus_proto::{Code, Fault};
-use axum::Json;
+use agentbus_proto::failure::METADATA_CODE;
+use agentbus_proto::http::Problem;
+use agentbus_proto::{Code, Fault, http};
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use tonic::Status;
 
-/// Media type of RFC 9457.
-const PROBLEM: &str = "application/problem+json";
-
-/// RFC 9457.
-pub(super) fn problem(fault: &Fault) -> Response {
-    respond(fault, fault.problem_json())
-}
-
-/// RFC 9457, with one more member.
-pub(super) fn problem_with(fault: &Fault, member: &str, value: &impl serde::Serialize) -> Response {
-    let mut problem = fault.problem_json();
-    // What cannot be written is left out: the problem itself matters more.
-    problem[member] = serde_json::to_value(value).unwrap_or_default();
-    respond(fault, problem)
-}
-
-fn respond(fault: &Fault, problem: serde_json::Value) -> Response {
-    let status = StatusCode::from_u16(fault.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = (status, Json(problem)).into_response();
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM));
-    if fault.code == Code::Unauthenticated {
-        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    }
-    if let Some(after) = fault.retry_after {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
-    }
-    response
-}
-
-/// A fault as an answer.
-pub(super) struct Problem(pub(super) Fault);
-
-impl From<Fault> for Problem {
-    fn from(fault: Fault) -> Self {
-        Self(fault)
+/// A fault in the words of whoever sent this request.
+pub(super) fn refusal(headers: &HeaderMap, fault: Fault) -> Response {
+    if is_grpc(headers) {
+        Status::from(&fault).into_http::<Body>().into_response()
+    } else {
+        Problem::from(fault).into_response()
     }
 }
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        problem(&self.0)
-    }
-}
-
-/// For paths nobody serves. A gRPC call gets gRPC's own answer.
+/// For paths nobody serves.
 pub(super) async fn other_path(request: Request) -> Response {
-    let path = request.uri().path().escape_debug().to_string();
     if is_grpc(request.headers()) {
-        return tonic::Status::unimplemented(format!("no such method: {path}")).into_http::<Body>().into_response();
+        let path = request.uri().path().escape_debug();
+        let status = Status::from(Fault::new(Code::NotFound, format!("no such method: {path}")));
+        return as_code(tonic::Code::Unimplemented, &status).into_http::<Body>().into_response();
     }
-    unserved(StatusCode::NOT_FOUND, format!("nothing is served at `{path}`; GET /openapi.json tells what is"))
+    http::other_path(request.uri().clone()).await.into_response()
 }
 
-pub(super) async fn other_method(request: Request) -> Response {
-    let (method, path) = (request.method(), request.uri().path().escape_debug());
-    unserved(
-        StatusCode::METHOD_NOT_ALLOWED,
-        format!("`{path}` takes no {method}; GET /openapi.json tells what it takes"),
-    )
+/// Around the gRPC routes: what the library refuses by itself gets its code, too, and plain HTTP is told where it is.
+pub(super) async fn coded(request: Request, next: Next) -> Response {
+    if !is_grpc(request.headers()) {
+        return other_path(request).await;
+    }
+    let response = next.run(request).await;
+    let bare = |status: &Status| status.code() != tonic::Code::Ok && !status.metadata().contains_key(METADATA_CODE);
+    match Status::from_header_map(response.headers()).filter(bare) {
+        Some(status) => own(&status).into_http::<Body>().into_response(),
+        None => response,
+    }
 }
 
-/// A problem about the request line: plain HTTP, none of the contract's codes means it.
-fn unserved(status: StatusCode, detail: String) -> Response {
-    let title = status.canonical_reason().unwrap_or_default().to_lowercase();
-    let problem = json!({"type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail});
-    (status, [(header::CONTENT_TYPE, PROBLEM)], problem.to_string()).into_response()
+/// What the library says about a request, with our code.
+pub(super) fn own(status: &Status) -> Status {
+    // Of a request that cannot be decoded the library says that it is an error of its own.
+    if status.code() == tonic::Code::Internal && status.message().starts_with("failed to decode Protobuf message") {
+        return Fault::new(Code::InvalidEvent, status.message()).into();
+    }
+    as_code(status.code(), &Fault::from(status).into())
+}
+
+/// The same status under another gRPC code: only our own code says more than it does.
+fn as_code(code: tonic::Code, status: &Status) -> Status {
+    let (message, details) = (status.message(), status.details().to_vec().into());
+    Status::with_details_and_metadata(code, message, details, status.metadata().clone())
 }
 
 /// Whether this is a gRPC call, which wants its errors in trailers.
-pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }

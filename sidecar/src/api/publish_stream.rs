@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
 use super::State;
+use super::problem::own;
 use crate::outbound::{Kept, Outbound, Parent, Sent, Wish};
 
 /// Events of one stream without an answer yet. Full = the agent is not read from: back-pressure.
@@ -44,7 +45,7 @@ pub(super) async fn run(
                 Ok(None) => open = false,
                 // A broken stream or a frame that cannot be read: what was sent before is stored all the same and
                 // answered first; then the agent is told, so that it does not take the end for an answer to everything.
-                Err(status) => (open, broken) = (false, Some(status)),
+                Err(status) => (open, broken) = (false, Some(own(&status))),
             },
             () = state.stop.cancelled(), if open => open = false,
         }

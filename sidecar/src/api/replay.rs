@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use agentbus_nats::replay::{Ask, Page, Part, Stored, VERB};
 use agentbus_proto::duration::Text;
 use agentbus_proto::event::v1::Event;
+use agentbus_proto::http::Problem;
 use agentbus_proto::json::event_to_json;
 use agentbus_proto::sidecar::v1::{ReplayRequest, replay_request};
 use agentbus_proto::sidecar::wire::ReplayResponse;
@@ -31,7 +32,6 @@ use tonic::Status;
 
 use super::State;
 use super::body::{parse_or_default, read};
-use super::problem::Problem;
 use crate::control::Control;
 
 /// Events made ready for a reader that is slower than the bus.

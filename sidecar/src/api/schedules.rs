@@ -1,17 +1,17 @@
 //! Schedules over HTTP and gRPC: the same three calls in two spellings.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use agentbus_nats::schedule::{Accepted, CronWords, List, Listed, Scheduled};
 use agentbus_proto::duration::{self, Text};
 use agentbus_proto::event::v1::Event;
-use agentbus_proto::json::{PublishJson, event_to_json};
+use agentbus_proto::http::{Path, Problem, Query};
+use agentbus_proto::json::{Members, PublishJson, event_to_json};
 use agentbus_proto::sidecar::v1::{Cron, ScheduleResponse};
 use agentbus_proto::sidecar::wire::{ListSchedulesResponse, ScheduleInfo, ScheduleRequest, schedule_request};
 use agentbus_proto::{Address, Code, Fault, timestamp};
 use axum::Json;
-use axum::extract::{Path, Query, Request, State as Shared};
+use axum::extract::{Request, State as Shared};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
@@ -24,7 +24,6 @@ use serde_json::{Value, json};
 
 use super::State;
 use super::body::read;
-use super::problem::Problem;
 use crate::later::{self, When};
 use crate::outbound::{Parent, Wish};
 
@@ -45,7 +44,7 @@ struct Times {
 impl Times {
     /// Takes its keys out of a body; the rest is an event to be published.
     fn split(body: &[u8]) -> Result<(Self, Vec<u8>), Fault> {
-        let mut keys: BTreeMap<String, Box<RawValue>> = agentbus_proto::json::object(body)?;
+        let Members(mut keys) = agentbus_proto::json::object(body)?;
         let mut take = |key: &str| keys.remove(key);
         let times = Self {
             at: take("at").map(|raw| value("at", &raw)).transpose()?,
@@ -87,8 +86,9 @@ fn value<T: for<'de> Deserialize<'de>>(key: &str, raw: &RawValue) -> Result<T, F
 pub(super) async fn create(Shared(state): Shared<State>, headers: HeaderMap, request: Request) -> Answer {
     let body = read(request, state.outbound.limits().event_bytes_max).await?;
     let (times, rest) = Times::split(&body)?;
-    let when = times.when()?;
+    // First what is misspelled: it may be why a time is missing.
     let json = PublishJson::from_slice(&rest)?;
+    let when = times.when()?;
     let park = json.park;
     let (event, ttl) = json.into_event()?;
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());

@@ -1,12 +1,13 @@
 //! Where events are, over HTTP and gRPC: asked of the control plane, which knows what this agent may see.
 
 use agentbus_proto::event::v1::Event;
+use agentbus_proto::http::{Path, Problem};
 use agentbus_proto::json::EventJson;
 use agentbus_proto::sidecar::v1::{Attempt, GetStatusRequest, GroupStatus, State as Where, get_status_request::By};
 use agentbus_proto::sidecar::wire::{EventStatus, GetStatusResponse};
 use agentbus_proto::{Code, Fault, timestamp};
 use axum::Json;
-use axum::extract::{Path, State as Shared};
+use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Response};
 use prost::Message;
 use prost_types::Timestamp;
@@ -14,7 +15,6 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::State;
-use super::problem::Problem;
 
 /// One event. The id is the rest of the path: ids of emitted events have slashes.
 pub(super) async fn event(Shared(state): Shared<State>, Path(id): Path<String>) -> Result<Response, Problem> {

@@ -17,6 +17,7 @@ use tonic::{Status, Streaming};
 
 use super::State;
 use super::grpc::{how, settled};
+use super::problem::own;
 use crate::inbound::table::CREDIT_MAX;
 use crate::inbound::{Gone, Outgoing};
 
@@ -34,7 +35,7 @@ type Frame = Result<SubscribeResponse, Status>;
 
 /// Reads the first frame, joins the groups, and serves the stream in a task of its own.
 pub(super) async fn open(state: State, mut frames: Streaming<SubscribeRequest>) -> Result<Frames, Fault> {
-    let first = frames.message().await.map_err(Fault::from)?;
+    let first = frames.message().await.map_err(|status| own(&status))?;
     let Some(subscribe_request::Frame::Open(open)) = first.and_then(|frame| frame.frame) else {
         return Err(Fault::new(Code::InvalidEvent, "the first frame of a subscribe stream must be `open`"));
     };

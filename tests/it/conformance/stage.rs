@@ -162,6 +162,7 @@ impl Stage {
                     token: TOKEN.to_owned(),
                     listen: any(),
                     admin: any(),
+                    admin_token: None,
                     unix: None,
                     drain_ms: 2_000,
                     state: None,

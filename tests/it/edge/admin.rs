@@ -1,5 +1,6 @@
 //! The admin listener: probes, metrics, drain.
 
+use agentbus_tests::Member;
 use agentbus_tests::http::{Answer, request};
 use agentbus_tests::wait::{PATIENCE, until};
 use serde_json::json;
@@ -7,7 +8,7 @@ use serde_json::json;
 use super::Edge;
 
 impl Edge {
-    async fn admin(&self, method: &str, path: &str, headers: &[(&str, String)]) -> Answer {
+    pub(super) async fn admin(&self, method: &str, path: &str, headers: &[(&str, String)]) -> Answer {
         let address = self.sidecar.admin.trim_start_matches("http://");
         request(address, method, path, headers, "".into()).await.expect("an answer")
     }
@@ -67,14 +68,31 @@ async fn metrics_have_the_names_of_the_contract_and_no_topic() {
 }
 
 #[tokio::test]
+async fn nobody_drains_where_no_token_was_set_for_it_and_no_name_leads_in() {
+    let edge = Edge::start().await;
+    for token in ["", &edge.sidecar.token] {
+        let headers = [("authorization", format!("Bearer {token}"))];
+        assert_eq!(edge.admin("POST", "/drain", &headers).await.status, 404);
+    }
+    let rebound = [("host", "evil.example".to_owned())];
+    for path in ["/livez", "/readyz", "/metrics"] {
+        assert_eq!(edge.admin("GET", path, &rebound).await.status, 403, "{path}");
+        // What a kubelet and Prometheus use: a pod's address.
+        assert_eq!(edge.admin("GET", path, &[("host", "10.1.2.3:9090".to_owned())]).await.status, 200, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_drain_by_the_admin_listener_ends_the_process_with_0() {
-    let mut edge = Edge::start().await;
+    let mut edge = Edge::start_as(Member { admin_token: Some("drain"), ..Member::default() }).await;
     edge.agent.publish(json!({"to": "notes.a"})).await;
     let delivery = edge.agent.receive_one("20s").await;
-    let page = [("origin", "http://evil.example".to_owned())];
+    let token = ("authorization", "Bearer drain".to_owned());
+    let page = [token.clone(), ("origin", "http://evil.example".to_owned())];
     assert_eq!(edge.admin("POST", "/drain", &page).await.status, 403, "no web page may do that");
+    assert_eq!(edge.admin("POST", "/drain", &[]).await.status, 401);
     assert_eq!(edge.admin("GET", "/drain", &[]).await.status, 405);
-    assert_eq!(edge.admin("POST", "/drain", &[]).await.status, 202);
+    assert_eq!(edge.admin("POST", "/drain", &[token]).await.status, 202);
     until("draining", || async {
         let answer = edge.agent.post("/v1/receive", &json!({"wait": "0s"})).await;
         if (answer.status, &answer.body["code"]) == (503, &json!("DRAINING")) { Ok(()) } else { Err(answer) }

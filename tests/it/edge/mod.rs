@@ -1,6 +1,7 @@
 //! The sidecar's edge: who comes in, what is refused and how, what every verb answers.
 
 mod admin;
+mod crowd;
 mod curl;
 mod door;
 mod headers;
@@ -10,6 +11,7 @@ mod openapi;
 mod refusals;
 mod settle;
 mod stream;
+mod strict;
 mod verbs;
 
 use agentbus_tests::http::HttpAgent;
@@ -26,9 +28,13 @@ struct Edge {
 
 impl Edge {
     async fn start() -> Self {
+        Self::start_as(Member::default()).await
+    }
+
+    async fn start_as(member: Member<'_>) -> Self {
         let broker = Broker::start().await;
         let groups = [broker.group("reader", &["notes.>"]).await];
-        let member = Member { agent: "writer", groups: &groups, publish: &["notes.>"], ..Member::default() };
+        let member = Member { agent: "writer", groups: &groups, publish: &["notes.>"], ..member };
         let sidecar = SidecarProcess::start(&broker, member).await;
         let agent = HttpAgent::of(&sidecar);
         Self { broker, sidecar, agent }

@@ -1,7 +1,11 @@
 //! Settling over HTTP: each verb, repeated, out of order, and with ids that are none.
 
-use agentbus_tests::http::Answer;
+use agentbus_tests::http::{Answer, HttpAgent};
+use agentbus_tests::{Broker, Member, SidecarProcess};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as B64};
+use hmac::{Hmac, Mac};
 use serde_json::{Value, json};
+use sha2::Sha256;
 
 use super::Edge;
 
@@ -110,7 +114,40 @@ async fn ids_that_are_none_are_404() {
         }
     }
     let answer = edge.agent.settle(&delivery, "forget", json!({})).await;
-    assert_eq!(code(&answer), (404, "UNKNOWN_DELIVERY"));
+    assert_eq!(code(&answer), (404, "NOT_FOUND"));
     assert!(answer.body["detail"].as_str().unwrap().contains("use ack, nack, reject, extend or reply"));
     edge.agent.ack(&delivery).await;
+}
+
+/// The delivery id that `id` would be with this key: the seal in front, what it seals behind.
+fn sealed_with(key: &str, id: &str) -> String {
+    let bytes = B64.decode(id).unwrap();
+    let body = &bytes[16..];
+    let mut mac = Hmac::<Sha256>::new_from_slice(key.as_bytes()).unwrap();
+    mac.update(body);
+    B64.encode([&mac.finalize().into_bytes()[..16], body].concat())
+}
+
+#[tokio::test]
+async fn an_agent_cannot_make_a_delivery_id_and_its_own_outlive_the_sidecar() {
+    let broker = Broker::start().await;
+    let groups = [broker.group("reader", &["notes.>"]).await];
+    let member = || Member { agent: "writer", groups: &groups, publish: &["notes.>"], ..Member::default() };
+    let mut sidecar = SidecarProcess::start(&broker, member()).await;
+    let agent = HttpAgent::of(&sidecar);
+    agent.publish(json!({"to": "notes.created"})).await;
+    let delivery = agent.receive_one("20s").await;
+    sidecar.child.kill().await.unwrap();
+
+    let next = SidecarProcess::start(&broker, Member { token: "another", ..member() }).await;
+    let agent = HttpAgent::of(&next);
+    let id = delivery["delivery_id"].as_str().unwrap();
+    for known in ["", "another", "token-of-writer", "writer"] {
+        for key in [known.to_owned(), format!("delivery:{known}"), format!("delivery:writer:{known}")] {
+            let made = sealed_with(&key, id);
+            let answer = agent.post(&format!("/v1/deliveries/{made}/ack"), &json!({})).await;
+            assert_eq!(code(&answer), (404, "UNKNOWN_DELIVERY"), "sealed with {key}");
+        }
+    }
+    agent.ack(&delivery).await;
 }

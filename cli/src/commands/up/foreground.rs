@@ -19,7 +19,7 @@ use agentbus_runtime::leftovers;
 use agentbus_runtime::state::{self, InstanceLock};
 use agentbus_runtime::telemetry::{self, Telemetry};
 use agentbus_runtime::trace::Tracer;
-use agentbus_runtime::{drain, launch};
+use agentbus_runtime::{drain, files, launch};
 use anyhow::Context;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -57,6 +57,7 @@ pub(super) async fn run(global: &Global, args: &Args, state: &Path) -> anyhow::R
     if args.detached {
         rustix::process::setsid().context("cannot leave the terminal")?;
     }
+    files::raise_open_max();
     let audit = args
         .demo
         .then(|| Audit::plan(args.input.as_deref(), args.report.as_deref(), state, args.exit_when_done))
