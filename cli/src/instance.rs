@@ -110,12 +110,14 @@ pub fn current_dir() -> anyhow::Result<PathBuf> {
     std::env::current_dir().map_err(|error| fault(Code::BadConfig, format!("the current folder is gone: {error}")))
 }
 
-/// The state folder that `--dir` or the current project names. Makes nothing.
+/// The state folder that `--dir` or the current project names. Makes nothing; one that could be somebody else's is refused.
 pub fn state_dir(global: &Global) -> anyhow::Result<PathBuf> {
-    match &global.dir {
-        Some(dir) => Ok(std::path::absolute(dir)?),
-        None => default_state(&project_dir(&current_dir()?)),
-    }
+    let state = match &global.dir {
+        Some(dir) => std::path::absolute(dir)?,
+        None => default_state(&project_dir(&current_dir()?))?,
+    };
+    state::check(&state)?;
+    Ok(state)
 }
 
 /// The state folder of a project.

@@ -13,6 +13,7 @@ pub mod leftovers;
 pub mod logs;
 pub mod metrics;
 mod otlp;
+mod ownership;
 pub mod process;
 pub mod ready;
 pub mod restart;
