@@ -103,13 +103,13 @@ async fn a_broker_that_cannot_be_reached_is_waited_for_a_bounded_time() {
             "control-plane",
             "--server",
             &format!("nats://{address}"),
-            "--api-token",
-            "t",
+            "--api-token-file",
+            "-",
             "--listen",
             "127.0.0.1:0",
         ];
         let began = Instant::now();
-        let said = here.run(&args).await;
+        let said = here.run_with(&args, b"t\n").await;
         refused(&here, &said, 75, &["error: BROKER_DOWN: ", &address.to_string()]);
         assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
     }

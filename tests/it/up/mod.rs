@@ -11,4 +11,5 @@ mod headless;
 mod life;
 mod memory;
 mod redrive;
+mod secrets;
 mod supervision;
