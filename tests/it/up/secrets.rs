@@ -116,20 +116,22 @@ async fn no_other_process_of_the_user_reads_up_the_control_plane_or_a_sidecar() 
 }
 
 #[tokio::test]
-async fn no_secret_is_on_a_command_line() {
+async fn no_secret_is_on_a_command_line_or_handed_to_children() {
     let here = Installation::new().await;
     here.write("agentbus.yaml", TALKER);
     let mut up = here.agentbus(&["up", "-d"]);
-    up.env("AGENTBUS_OTLP", "http://user:hunter2@127.0.0.1:1");
+    up.env("AGENTBUS_OTLP", "http://user:hunter2@127.0.0.1:1").env("API_KEY", "of the person alone");
     let said = finish(up, None).await;
     assert_eq!(said.code, 0, "{}", said.stderr);
-    let Instance { control, me, .. } = instance::running(&here.state()).expect("runs");
+    let Instance { pid, control, me, .. } = instance::running(&here.state()).expect("runs");
     let processes = here.processes();
     assert!(processes.iter().filter(|process| process.command.contains("sidecar")).count() >= 2, "{processes:?}");
     for process in &processes {
         for secret in ["hunter2", &control.token, &me.token] {
             assert!(!process.command.contains(secret), "{process:?}");
         }
+        let environment = read(Path::new(&format!("/proc/{}/environ", process.pid)));
+        assert!(process.pid == pid || !String::from_utf8_lossy(&environment).contains("of the person"), "{process:?}");
     }
     let said = here.run(&["control-plane", "--server", "nats://127.0.0.1:1", "--api-token", "t"]).await;
     assert!(said.code == 64 && said.stderr.contains("--api-token-file"), "{said:?}");
