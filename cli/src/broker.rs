@@ -12,7 +12,7 @@ use agentbus_proto::Code;
 use async_nats::jetstream;
 
 use crate::exit::fault;
-use crate::instance::Global;
+use crate::instance::{Global, for_person};
 
 /// A connection and what is on the other side.
 pub struct Broker {
@@ -36,6 +36,7 @@ pub struct Access {
 impl Access {
     /// Of the running instance; without one, NATS_URL and NATS_CREDS, as the nats CLI reads them.
     pub fn find(global: &Global) -> anyhow::Result<Self> {
+        for_person()?;
         let none = match global.instance() {
             Ok(instance) => {
                 let (url, creds) = (instance.broker.url, instance.broker.creds);

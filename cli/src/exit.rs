@@ -37,9 +37,9 @@ pub fn finish(result: anyhow::Result<()>, json: bool) -> ExitCode {
                 return ExitCode::from(*code);
             }
             if json {
-                output::say(problem(&error))
+                output::say_json(&problem(&error))
             } else {
-                output::say(output::printable_lines(&text(&error)))
+                output::say(text(&error))
             }
             ExitCode::from(code(&error))
         }

@@ -3,6 +3,9 @@
 //! `up` writes `instance.json` into its state folder; it counts only while `up` holds the folder's lock, so a file left by a killed one
 //! misleads nobody. Order for the sidecar: `--dir`; `AGENTBUS_URL` with `AGENTBUS_TOKEN` (an agent that runs the CLI speaks as itself);
 //! the current project's state folder. The control plane is found by folder only.
+//!
+//! What is found in the folder is the person's. Inside an agent it is refused ([`for_person`]): a courtesy, so that no agent acts as
+//! somebody else by mistake, and no wall. An agent of the same user can read the folder all the same.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -23,6 +26,9 @@ const RESTART_PAUSE: Duration = Duration::from_millis(100);
 /// Addresses change when a bus is started again.
 const STALE: &str =
     "; AGENTBUS_URL says so: if the bus was started again since, run `eval \"$(agentbus env)\"` once more";
+
+/// Set in the environment of every agent: which one it is.
+const INSTANCE: &str = "AGENTBUS_INSTANCE";
 
 /// Name of the project file.
 pub const PROJECT_FILE: &str = "agentbus.yaml";
@@ -117,12 +123,14 @@ pub fn current_dir() -> anyhow::Result<PathBuf> {
     std::env::current_dir().map_err(|error| fault(Code::BadConfig, format!("the current folder is gone: {error}")))
 }
 
-/// The state folder that `--dir` or the current project names. Makes nothing.
+/// The state folder that `--dir` or the current project names. Makes nothing; one that could be somebody else's is refused.
 pub fn state_dir(global: &Global) -> anyhow::Result<PathBuf> {
-    match &global.dir {
-        Some(dir) => Ok(std::path::absolute(dir)?),
-        None => default_state(&project_dir(&current_dir()?)),
-    }
+    let state = match &global.dir {
+        Some(dir) => std::path::absolute(dir)?,
+        None => default_state(&project_dir(&current_dir()?))?,
+    };
+    state::check(&state)?;
+    Ok(state)
 }
 
 /// The state folder of a project.
@@ -163,9 +171,25 @@ pub fn start_ticks(pid: u32) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
+/// Refuses what acts as the person when it is called inside an agent.
+pub fn for_person() -> Result<(), Fault> {
+    for_person_in(&|key| std::env::var(key).ok())
+}
+
+fn for_person_in(env: &dyn Fn(&str) -> Option<String>) -> Result<(), Fault> {
+    let Some(instance) = env(INSTANCE).filter(|value| !value.is_empty()) else { return Ok(()) };
+    let why = format!(
+        "this acts as the person who runs the bus, and here it is called inside the agent `{instance}` ({INSTANCE} is set); an agent acts \
+         as itself, through its own sidecar (AGENTBUS_URL and AGENTBUS_TOKEN are set, no --dir): publish, ask, subscribe, receive, \
+         replay to itself, schedules, events show, trace"
+    );
+    Err(Fault::new(Code::ScopeDenied, why))
+}
+
 impl Global {
-    /// The running instance of `--dir` or the current project.
+    /// The running instance of `--dir` or the current project, with what it takes to act as the person.
     pub fn instance(&self) -> anyhow::Result<Instance> {
+        for_person()?;
         let state = state_dir(self)?;
         if self.dir.is_none() && InstanceLock::holder(&state).is_none() && !in_project(&current_dir()?) {
             let why = format!(
@@ -269,6 +293,15 @@ mod tests {
         assert!(door(&[("AGENTBUS_URL", "http://h"), ("AGENTBUS_TOKEN", "t")]));
         assert!(!door(&[("AGENTBUS_URL", "http://h")]));
         assert!(!door(&[("AGENTBUS_URL", "http://h"), ("AGENTBUS_TOKEN", "")]));
+    }
+
+    #[test]
+    fn inside_an_agent_nobody_is_the_person() {
+        let inside = |value: Option<&str>| for_person_in(&|key| value.filter(|_| key == INSTANCE).map(str::to_owned));
+        assert_eq!((inside(None), inside(Some(""))), (Ok(()), Ok(())));
+        let fault = inside(Some("check-2")).unwrap_err();
+        assert_eq!((fault.code, fault.code.exit()), (Code::ScopeDenied, 77));
+        assert!(fault.message.contains("`check-2`") && fault.message.contains("AGENTBUS_TOKEN"), "{fault}");
     }
 
     #[cfg(target_os = "linux")]

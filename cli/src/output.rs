@@ -1,13 +1,14 @@
 //! What goes to the person and what goes to the next program: stdout is data, stderr is talk.
 //!
-//! Colour only on a terminal, and never with `NO_COLOR` or `TERM=dumb`. Text from events is made printable before it gets here to
-//! a terminal ([`printable`]): an event must not be able to move somebody's cursor. A closed pipe is an error like any other; `exit`
-//! turns it into a quiet end.
+//! Colour only on a terminal, and never with `NO_COLOR` or `TERM=dumb`. Text from events is made printable before it gets here
+//! ([`printable`]), JSON is made so here ([`json_text`]): an event must not be able to move somebody's cursor. A closed pipe is an
+//! error like any other; `exit` turns it into a quiet end.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
+use serde_json::Value;
 
 /// One line of data.
 pub fn line(text: impl Display) -> io::Result<()> {
@@ -26,17 +27,42 @@ pub fn bytes(data: &[u8]) -> io::Result<()> {
 
 /// One JSON value for people and programs: indented.
 pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    Ok(line(serde_json::to_string_pretty(value)?)?)
+    Ok(line(escaped(&serde_json::to_string_pretty(value)?))?)
 }
 
 /// One JSON value of many: one line.
 pub fn json_line(value: &impl Serialize) -> anyhow::Result<()> {
-    Ok(line(serde_json::to_string(value)?)?)
+    Ok(line(json_text(value)?)?)
 }
 
-/// One line of talk. Nobody listening is fine.
+/// A value as JSON on one line that a terminal can be shown: what would control it is written as `\u` and four digits, which is
+/// the same JSON.
+pub fn json_text(value: &impl Serialize) -> serde_json::Result<String> {
+    Ok(escaped(&serde_json::to_string(value)?))
+}
+
+/// The same JSON without a character that would control a terminal. Those below the blank are in its layout only.
+pub fn escaped(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c > ' ' && controls(c) {
+            // All of them are in the first plane: one unit of UTF-16.
+            out.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// Talk, made printable: it quotes others. Nobody listening is fine.
 pub fn say(text: impl Display) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{}", printable_lines(&text.to_string()));
+}
+
+/// A JSON value as one line of talk.
+pub fn say_json(value: &Value) {
+    let _ = writeln!(io::stderr().lock(), "{}", escaped(&value.to_string()));
 }
 
 /// `1 file`, `2 files`.
@@ -101,17 +127,22 @@ fn allowed() -> bool {
         && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
+/// Whether a terminal would obey this character instead of showing it: C0, DEL, C1, and the bidirectional controls, which can make a
+/// line read as something else.
+fn controls(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// The text on one line, with everything that would control a terminal made visible.
 pub fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        // Bidirectional controls can make a line read as something else.
-        let bidi = matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
         match c {
             '\n' => out.push_str("\\n"),
             '\t' => out.push_str("\\t"),
             '\r' => out.push_str("\\r"),
-            c if c.is_control() || bidi => out.extend(c.escape_unicode()),
+            c if controls(c) => out.extend(c.escape_unicode()),
             c => out.push(c),
         }
     }
@@ -163,6 +194,29 @@ mod tests {
     fn an_event_cannot_move_the_cursor() {
         assert_eq!(printable("a\x1b[2Jb\nc\td\u{202e}e"), "a\\u{1b}[2Jb\\nc\\td\\u{202e}e");
         assert_eq!(printable("grün {\"a\":1}"), "grün {\"a\":1}");
+    }
+
+    /// DEL, the two ends of C1, and every bidirectional control.
+    const CONTROLS: &str = "\u{7f}\u{80}\u{9b}\u{9f}\u{61c}\u{200e}\u{200f}\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}";
+
+    #[test]
+    fn every_control_is_made_visible() {
+        for c in CONTROLS.chars() {
+            assert_eq!(printable(&c.to_string()), format!("\\u{{{:x}}}", u32::from(c)));
+        }
+        assert_eq!(printable("\u{a0}é\u{200d}🦀"), "\u{a0}é\u{200d}🦀", "nothing else is");
+    }
+
+    #[test]
+    fn json_controls_no_terminal_and_says_the_same() {
+        let value = serde_json::json!({"a\u{9b}": [format!("\u{1b}\n{CONTROLS}é🦀")]});
+        let text = json_text(&value).unwrap();
+        assert!(!text.chars().any(controls), "{text:?}");
+        assert!(text.starts_with(r#"{"a\u009b":["\u001b\n\u007f\u0080"#), "{text}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
+        let pretty = escaped(&serde_json::to_string_pretty(&value).unwrap());
+        assert!(!pretty.chars().any(|c| c != '\n' && controls(c)), "{pretty:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&pretty).unwrap(), value);
     }
 
     #[test]

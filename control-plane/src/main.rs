@@ -15,6 +15,10 @@ struct Cli {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
+    if let Err(error) = agentbus_runtime::secrecy::keep() {
+        eprintln!("error: cannot keep other processes from reading this one: {error}");
+        return ExitCode::FAILURE;
+    }
     // Beside this program lies `agentbus`, which `--spawn` needs for sidecars and runners.
     let own = std::env::current_exe().unwrap_or_default();
     match Box::pin(args::run(Cli::parse().args, own.with_file_name("agentbus"))).await {

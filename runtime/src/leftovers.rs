@@ -2,7 +2,8 @@
 //!
 //! The kernel ends the direct children of a killed `up` (see `launch`), but not what these have started themselves. Every
 //! agent carries a mark in its environment, which its own children inherit; whoever takes the supervisor's place looks for
-//! the mark and ends them. Linux only: elsewhere there is no way to read another process's environment, and none is found.
+//! the mark and ends them. Linux only: elsewhere there is no way to read another process's environment, and none is found. Nor is one
+//! that forbids it ([`crate::secrecy`]), but to root: a bus that an agent has started.
 //!
 //! The mark is the path of the state folder and a random id that lies in it. The id alone would be shared with a copy of
 //! the folder; the path alone with whatever was there before, or is there in another container.

@@ -1,7 +1,8 @@
 //! The state folder of a project: where it is, who may read it, and which process holds it now.
 //!
 //! It lies under the user's state folder and never in the project, since agents may read that. All of it is private (0700, 0600),
-//! and a file is replaced as a whole or not at all. This file knows no names inside the folder except `lock`.
+//! and a file is replaced as a whole or not at all. A folder that others own or could replace is refused (`ownership`): the keys of
+//! the bus would be theirs. This file knows no names inside the folder except `lock`.
 
 use std::fs::{DirBuilder, File, Permissions, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -10,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+
+use crate::ownership;
 
 /// How often, and how far apart, a taken lock is tried: long enough to outlast someone who only looks ([`InstanceLock::holder`]).
 const LOCK_TRIES: u32 = 5;
@@ -30,6 +33,16 @@ pub enum Error {
         /// Why not.
         #[source]
         source: io::Error,
+    },
+    /// Somebody else owns it, or could put another one in its place.
+    #[error("`{}` is not safe as a state folder: `{}` {why}; name a folder of your own with --dir", path.display(), step.display())]
+    Unsafe {
+        /// The folder.
+        path: PathBuf,
+        /// It, or what leads to it.
+        step: PathBuf,
+        /// What is wrong with that.
+        why: String,
     },
     /// A file cannot be written.
     #[error("cannot write `{}`", path.display())]
@@ -70,9 +83,24 @@ fn dir_in(project: &Path, xdg: Option<PathBuf>, home: Option<PathBuf>, mac: bool
     Some(base.join("agentbus").join(format!("{name}-{hex}")))
 }
 
-/// Makes `dir` and its parents, for the user alone (0700), and proves that files can be written there. The mode of a folder that
-/// exists is left alone: somebody may have said `--dir /tmp`.
+/// Refuses a folder that others own or may write to, or could put another one in place of. One that does not exist is fine.
+pub fn check(dir: &Path) -> Result<(), Error> {
+    match ownership::danger(dir) {
+        None => Ok(()),
+        Some((step, why)) => Err(Error::Unsafe { path: dir.to_owned(), step, why }),
+    }
+}
+
+/// Makes `dir` and its parents, for the user alone (0700), and proves that files can be written there. A folder that exists is
+/// [checked](check), and its mode left alone.
 pub fn create_private(dir: &Path) -> Result<(), Error> {
+    // Twice: nothing is made through a link of somebody else, and somebody may have been quicker.
+    check(dir)?;
+    make_private(dir)?;
+    check(dir)
+}
+
+fn make_private(dir: &Path) -> Result<(), Error> {
     let make = || {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         tempfile::tempfile_in(dir)
@@ -178,6 +206,22 @@ mod tests {
         assert_eq!((mode(&dir), mode(&file)), (0o700, 0o600));
         assert_eq!(fs::read(&file).unwrap(), b"two");
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "nothing left over");
+    }
+
+    #[test]
+    fn a_folder_that_others_may_write_to_is_refused_with_the_way_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let shared = folder.path().join("shared");
+        fs::create_dir(&shared).unwrap();
+        for (dir, mode, wanted) in [(shared.clone(), 0o770, "chmod go-w"), (shared.join("state"), 0o777, "--dir")] {
+            fs::set_permissions(&shared, Permissions::from_mode(mode)).unwrap();
+            let message = create_private(&dir).unwrap_err().to_string();
+            assert!(message.contains(wanted) && message.contains(shared.to_str().unwrap()), "{message}");
+            assert_eq!(message, check(&dir).unwrap_err().to_string());
+        }
+        assert!(!shared.join("state").exists());
+        fs::set_permissions(&shared, Permissions::from_mode(0o700)).unwrap();
+        create_private(&shared.join("state")).unwrap();
     }
 
     #[test]

@@ -12,5 +12,6 @@ struct Cli {
 // One thread: the localhost hop is faster on it and idle memory lower than with a worker pool.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
+    agentbus_runtime::secrecy::keep()?;
     agentbus_sidecar::stdio::run(Cli::parse().args).await
 }

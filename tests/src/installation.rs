@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use agentbus::instance::{self, Instance};
 use agentbus_nats::server;
+use agentbus_runtime::state::InstanceLock;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -348,16 +349,41 @@ fn processes_of(folder: &Path) -> Vec<Process> {
     let own = std::process::id();
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()).filter(|pid| *pid != own);
+    let holders = lock_holders(folder, 3);
     pids.filter_map(|pid| {
         let read = |name: &str| std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
         let text = |name: &str| String::from_utf8_lossy(&read(name)).replace('\0', " ");
         let command = text("cmdline");
         let here = std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
-        let ours = command.contains(&needle) || here.starts_with(folder) || text("environ").contains(&needle);
+        let ours = command.contains(&needle)
+            || here.starts_with(folder)
+            || text("environ").contains(&needle)
+            || ancestors(pid).any(|pid| holders.contains(&pid));
         // A zombie has neither, and is nobody's business but its parent's.
         ours.then(|| Process { pid, command: command.trim().to_owned() })
     })
     .collect()
+}
+
+/// `up` and sidecars let only root look at their environment; whoever is not is told by the lock that `up` holds, and who is below it.
+fn lock_holders(folder: &Path, levels: u32) -> Vec<u32> {
+    if levels == 0 || rustix::process::geteuid().is_root() {
+        return Vec::new();
+    }
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path());
+    let holder = |folder: &Path| InstanceLock::holder(folder).and_then(|pid| pid.parse().ok());
+    folders.flat_map(|folder| holder(&folder).into_iter().chain(lock_holders(&folder, levels - 1))).collect()
+}
+
+/// A process and all above it.
+fn ancestors(pid: u32) -> impl Iterator<Item = u32> {
+    let parent = |pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
+        (parent != 0).then_some(parent)
+    };
+    std::iter::successors(Some(pid), parent)
 }
 
 fn by_ps(needle: &str) -> Vec<Process> {

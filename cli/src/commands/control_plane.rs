@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agentbus_control_plane::args::ApiToken;
 use agentbus_control_plane::spec::{NAMESPACE_DEFAULT, Project};
 use agentbus_control_plane::{ControlPlane, Options, authority};
 use agentbus_nats::topology::Sizes;
@@ -36,9 +37,8 @@ pub struct Args {
     /// Where the API listens
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4200", env = "AGENTBUS_LISTEN")]
     listen: SocketAddr,
-    /// What callers of the API must show
-    #[arg(long, value_name = "TOKEN", env = "AGENTBUS_API_TOKEN", hide_env_values = true, required = true)]
-    api_token: String,
+    #[command(flatten)]
+    api_token: ApiToken,
     /// Space for all streams together
     #[arg(long, value_name = "SIZE", default_value = "2GiB", env = "AGENTBUS_QUOTA")]
     quota: ByteSize,
@@ -93,7 +93,7 @@ fn options(args: Args, state_dir: PathBuf) -> anyhow::Result<Options> {
         sizes: Sizes { replicas: args.replicas, ..Sizes::within(quota) },
         event_bytes_max: EVENT_BYTES_MAX,
         listen: args.listen,
-        api_token: args.api_token,
+        api_token: args.api_token.read()?,
         executable: launch::own_program().context("cannot find this program's own file")?,
         otlp: args.otlp,
         person: false,

@@ -42,7 +42,7 @@ pub fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
             Ok(())
         }
         Err(_) if serde_json::from_slice::<Value>(&input).is_ok_and(|value| value.is_object()) => {
-            Ok(output::bytes(&input)?)
+            Ok(output::bytes(output::escaped(&String::from_utf8_lossy(&input)).as_bytes())?)
         }
         Err(why) => {
             if global.json {

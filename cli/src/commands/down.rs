@@ -32,6 +32,7 @@ pub struct Args {
 
 /// Stops it and waits until it is gone.
 pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
+    instance::for_person()?;
     let state = instance::state_dir(global)?;
     let Some(holder) = InstanceLock::holder(&state) else {
         output::say(format!("no bus is running in `{}`", state.display()));

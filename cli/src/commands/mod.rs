@@ -29,6 +29,8 @@ pub mod top;
 pub mod trace;
 pub mod up;
 
+use agentbus_runtime::secrecy;
+
 use crate::instance::Global;
 
 /// Every command, in the order in which help shows them; each explains itself on its `Args`.
@@ -71,9 +73,12 @@ pub enum Command {
 
 /// Runs a command on a runtime of one thread: a command line waits more than it computes, and a sidecar shall be small.
 pub fn run(global: &Global, command: Command) -> anyhow::Result<()> {
-    // First thing, before threads exist; it becomes another program.
-    if let Command::Launch(args) = command {
-        launch::run(args);
+    match command {
+        // First thing, before threads exist; it becomes another program.
+        Command::Launch(args) => launch::run(args),
+        // These hold keys and tokens of others for as long as they run.
+        Command::Up(_) | Command::Sidecar(_) | Command::ControlPlane(_) => secrecy::keep()?,
+        _ => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(dispatch(global, command));

@@ -67,7 +67,7 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
         output::json(&answer)?;
     } else {
         for delivery in &answer.deliveries {
-            let event = serde_json::to_string(&delivery.event)?;
+            let event = output::json_text(&delivery.event)?;
             output::line(format!(
                 "{} attempt {} of {} {event}",
                 delivery.delivery_id, delivery.attempt, delivery.max_attempts

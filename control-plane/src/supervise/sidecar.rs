@@ -81,10 +81,6 @@ pub(super) async fn hold(job: Job, place: Place, said: mpsc::Sender<Said>, order
 }
 
 fn spec(job: &Job, place: &Place) -> Spec {
-    let mut argv = vec![place.executable.clone().into_os_string(), "sidecar".into(), "--stdio".into()];
-    if let Some(otlp) = &place.otlp {
-        argv.extend(["--otlp".into(), otlp.into()]);
-    }
     let wanted = |key: &str| {
         is_harmless(key)
             || key.starts_with("OTEL_")
@@ -93,9 +89,12 @@ fn spec(job: &Job, place: &Place) -> Spec {
             // Where a program built for `.ci/coverage` writes its counters.
             || key == "LLVM_PROFILE_FILE"
     };
+    let mut env = place.env_where(wanted);
+    // Not on the command line, which everybody can read: the address of a collector may hold a password.
+    env.extend(place.otlp.iter().map(|otlp| ("AGENTBUS_OTLP".to_owned(), otlp.clone())));
     Spec {
-        argv,
-        env: place.env_where(wanted),
+        argv: vec![place.executable.clone().into_os_string(), "sidecar".into(), "--stdio".into()],
+        env,
         cwd: Some(place.state_dir.clone()),
         stdin: Input::Piped,
         stdout: Output::Piped,

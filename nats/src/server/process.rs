@@ -223,8 +223,15 @@ fn spawn(program: &Path, launcher: &[OsString], files: &Files) -> Result<Child, 
     let stdout = console.try_clone().map_err(StartError::Control)?;
     let mut command = Command::new(&first);
     command.args(argv).arg("-c").arg(&files.config).arg("--ports_file_dir").arg(&files.ports);
+    // The rest of our environment is none of its business, and what has the same user may read it there.
+    command.env_clear().envs(std::env::vars_os().filter(|(key, _)| key.to_str().is_some_and(is_for_server)));
     command.stdin(Stdio::null()).stdout(stdout).stderr(console).process_group(0).kill_on_drop(true);
     command.spawn().map_err(|source| StartError::Spawn { program: first.into(), source })
+}
+
+/// What a program needs to run at all, and what tunes Go's runtime.
+fn is_for_server(key: &str) -> bool {
+    matches!(key, "PATH" | "HOME" | "TMPDIR" | "TZ" | "GOMAXPROCS" | "GOMEMLIMIT" | "GOGC" | "GODEBUG" | "GOTRACEBACK")
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, StartError> {

@@ -34,7 +34,9 @@ fn run(steps: &[Step], home: &Path) -> Vec<String> {
         .env("XDG_STATE_HOME", home.join(".local/state"))
         .env("LC_ALL", "C.UTF-8")
         .stdin(Stdio::null());
-    for variable in ["AGENTBUS_URL", "AGENTBUS_TOKEN", "AGENTBUS_DIR", "AGENTBUS_CONFIG", "RUST_BACKTRACE"] {
+    for variable in
+        ["AGENTBUS_URL", "AGENTBUS_TOKEN", "AGENTBUS_INSTANCE", "AGENTBUS_DIR", "AGENTBUS_CONFIG", "RUST_BACKTRACE"]
+    {
         shell.env_remove(variable);
     }
     let output = shell.output().expect("bash runs");

@@ -103,13 +103,13 @@ async fn a_broker_that_cannot_be_reached_is_waited_for_a_bounded_time() {
             "control-plane",
             "--server",
             &format!("nats://{address}"),
-            "--api-token",
-            "t",
+            "--api-token-file",
+            "-",
             "--listen",
             "127.0.0.1:0",
         ];
         let began = Instant::now();
-        let said = here.run(&args).await;
+        let said = here.run_with(&args, b"t\n").await;
         refused(&here, &said, 75, &["error: BROKER_DOWN: ", &address.to_string()]);
         assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
     }
@@ -149,11 +149,45 @@ async fn a_state_folder_that_cannot_be_written_is_told_with_its_path() {
     // Parts of it in the way.
     for part in ["nats", "logs", "creds"] {
         let state = here.home().join(format!("broken-{part}"));
-        std::fs::create_dir(&state).expect("made");
+        agentbus_runtime::state::create_private(&state).expect("made");
         std::fs::write(state.join(part), "").expect("written");
         let said = here.run(&["--dir", state.to_str().expect("UTF-8"), "up"]).await;
         refused(&here, &said, 64, &["BAD_CONFIG", part]);
     }
+}
+
+#[tokio::test]
+async fn a_state_folder_that_could_be_somebody_elses_is_refused() {
+    let here = Installation::new().await;
+    let place = |name: &str| here.home().join(name);
+    let make = |name: &str, mode: u32| {
+        std::fs::create_dir(place(name)).expect("made");
+        std::fs::set_permissions(place(name), std::fs::Permissions::from_mode(mode)).expect("changed");
+    };
+    make("shared", 0o770);
+    make("open", 0o777);
+    make("sticky", 0o1777);
+    std::os::unix::fs::symlink("open/state", place("link")).expect("linked");
+    let mut refused_ones = vec![("shared", "shared"), ("open/state", "open"), ("link", "open"), ("sticky", "sticky")];
+    if rustix::process::geteuid().is_root() {
+        make("foreign", 0o700);
+        std::os::unix::fs::chown(place("foreign"), Some(65534), None).expect("given away");
+        refused_ones.extend([("foreign", "foreign")]);
+    }
+    for (dir, step) in refused_ones {
+        let (dir, step) = (place(dir), place(step));
+        let (dir, step) = (dir.to_str().expect("UTF-8"), step.to_str().expect("UTF-8"));
+        let control = ["--dir", dir, "control-plane", "--server", "nats://127.0.0.1:1", "--api-token-file", "-"];
+        for args in [&["--dir", dir, "up"][..], &["--dir", dir, "up", "-d"], &["--dir", dir, "status"], &control] {
+            refused(&here, &here.run_with(args, b"t").await, 64, &["BAD_CONFIG", "not safe", step, "--dir"]);
+        }
+        let doctor = here.run(&["--dir", dir, "doctor"]).await;
+        assert!(doctor.code == 1 && doctor.stdout.contains("FAIL  state folder"), "{doctor:?}");
+    }
+    assert!(!place("open/state").exists());
+    // In a folder like /tmp everyone keeps their own.
+    let up = here.up_in(&place("sticky/state"), &[]).await;
+    assert_eq!(up.stop().await, 0);
 }
 
 #[tokio::test]

@@ -19,6 +19,24 @@ fn documents(text: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
+async fn what_is_printed_as_json_controls_no_terminal() {
+    let here = Installation::new().await;
+    // CSI of C1, DEL, and an override of the reading direction.
+    let evil = "\u{9b}2J\u{7f}\u{202e}";
+    let plain = |text: &str| text.chars().all(|c| c == '\n' || (' '..'\u{7f}').contains(&c));
+    let passed = here.run_with(&["decode"], json!({"a": evil}).to_string().as_bytes()).await;
+    assert!(plain(&passed.stdout), "{passed:?}");
+    assert_eq!(documents(&passed.stdout), [json!({"a": evil})]);
+    let event = [b"\x0a\x01x\x22", &[u8::try_from(evil.len()).expect("short")][..], evil.as_bytes()].concat();
+    let decoded = here.run_with(&["decode", "--json"], &event).await;
+    assert!(plain(&decoded.stdout), "{decoded:?}");
+    assert_eq!(documents(&decoded.stdout)[0]["type"], evil);
+    let problem = here.run(&["publish", evil, "x", "--json"]).await;
+    assert!(problem.code != 0 && plain(&problem.stderr), "{problem:?}");
+    assert_eq!(documents(&problem.stderr)[0]["exit"], problem.code);
+}
+
+#[tokio::test]
 async fn publish_says_where_it_is_stored_and_refuses_bad_input_with_65() {
     let (here, up) = bus().await;
     let stored = here.json(&["publish", "note.made", r#"{"n":1}"#, "--id", "a"]).await;

@@ -10,6 +10,8 @@ mod disk;
 mod headless;
 mod life;
 mod memory;
+mod persons;
 mod redrive;
+mod secrets;
 mod supervision;
 mod wall;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use agentbus_nats::server::{find, find_only};
-use agentbus_runtime::state;
+use agentbus_runtime::{secrecy, state};
 
 use super::{Args, Finding, LIMIT, Report};
 use crate::instance::{self, Global, PROJECT_FILE};
@@ -23,7 +23,8 @@ pub(super) async fn check(global: &Global, args: &Args, report: &mut Report) -> 
         Err(error) => report.add(Finding::fail("state folder", error.to_string(), "set HOME, or give --dir"))?,
     }
     project().into_iter().try_for_each(|finding| report.add(finding))?;
-    report.add(orphans())
+    report.add(orphans())?;
+    report.add(secrets())
 }
 
 async fn nats_server(args: &Args) -> Finding {
@@ -118,5 +119,16 @@ fn orphans() -> Finding {
     } else {
         let found = "unavailable on this system: after `kill -9` of `up`, agents and nats-server may live on";
         Finding::warn("no orphans", found, "stop with `agentbus down`; sidecars notice by themselves and leave")
+    }
+}
+
+/// Whether tokens and keys in memory can be read by others of the same user, such as agents.
+fn secrets() -> Finding {
+    if secrecy::AVAILABLE {
+        let found = "no other process of yours reads the memory of `up` and sidecars; the state folder it can read";
+        Finding::ok("secrets", found)
+    } else {
+        let found = "unavailable on this system: other processes of yours may read the memory of `up` and sidecars";
+        Finding::warn("secrets", found, "run agents you do not trust as another user, or elsewhere")
     }
 }

@@ -53,6 +53,7 @@ impl Args {
 
 /// Prints the last lines, then what comes.
 pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
+    instance::for_person()?;
     let state = instance::state_dir(global)?;
     let folder = state.join("logs");
     let mut files = Files::default();

@@ -155,7 +155,7 @@ fn complain(global: &Global, number: u64, error: &anyhow::Error) {
         let mut problem = exit::problem(error);
         problem["line"] = number.into();
         problem["detail"] = format!("line {number}: {}", problem["detail"].as_str().unwrap_or_default()).into();
-        output::say(problem);
+        output::say_json(&problem);
     } else {
         output::say(format!("line {number}: {error:#}"));
     }

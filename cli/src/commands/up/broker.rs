@@ -13,7 +13,7 @@ use agentbus_nats::server::{Binary, ConfigOptions, OperatorMode, Server, StoreWa
 use agentbus_nats::topology::Sizes;
 use agentbus_proto::Code;
 use agentbus_runtime::backoff::Backoff;
-use agentbus_runtime::launch;
+use agentbus_runtime::{launch, state};
 use anyhow::Context;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
@@ -183,7 +183,8 @@ async fn finish(server: Server) {
 
 /// Bytes for all streams together: 80 % of what is free or already theirs, at most 2 GiB.
 fn quota(folder: &Path, store: &Path) -> anyhow::Result<u64> {
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
+    // All that is stored lies below it.
+    state::create_private(folder)?;
     let free = free(folder).with_context(|| format!("cannot read the free space of `{}`", folder.display()))?;
     let quota = share(free, used(store));
     if quota < QUOTA_MIN {

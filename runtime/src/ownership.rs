@@ -1,0 +1,143 @@
+//! Whether a folder is the user's alone: nobody else can write to it, or put another one in its place.
+//!
+//! Every step of the path counts, symbolic links and what they lead through included: who may write to a folder may replace what is in
+//! it, but for a folder with the sticky bit, like `/tmp`, where everyone keeps their own. What does not exist yet is nobody's.
+//! The administrator is trusted; so is a group that has the user's own number, which by the custom of Linux distributions holds
+//! that user alone.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+
+/// Links followed before it counts as a circle, as Linux has it.
+const LINKS_MAX: usize = 40;
+/// Shown for owners that do not exist in this user namespace. They can do nothing in it.
+const UNMAPPED: u32 = 65534;
+const ROOT: u32 = 0;
+
+const STICKY: u32 = 0o1000;
+const GROUP_WRITES: u32 = 0o020;
+const OTHERS_WRITE: u32 = 0o002;
+
+/// The step of the path that is not safe, and why; `None` when all are.
+pub(crate) fn danger(path: &Path) -> Option<(PathBuf, String)> {
+    let me = rustix::process::geteuid().as_raw();
+    let mut todo = steps(&std::path::absolute(path).ok()?);
+    let (mut at, mut links) = (PathBuf::new(), 0);
+    while let Some(step) = todo.pop_front() {
+        match Path::new(&step).components().next() {
+            Some(Component::ParentDir) => drop(at.pop()),
+            // The root takes the place of all before it.
+            _ => at.push(&step),
+        }
+        // What is not there is made by us; what cannot be looked at cannot be used either, and says so then.
+        let seen = Step::of(&at.symlink_metadata().ok()?);
+        if let Some(why) = judge(&seen, todo.is_empty(), me) {
+            return Some((at, why));
+        }
+        if seen.is_link {
+            links += 1;
+            let target = at.read_link().ok().filter(|_| links <= LINKS_MAX)?;
+            at.pop();
+            todo = steps(&target).into_iter().chain(todo).collect();
+        }
+    }
+    None
+}
+
+fn steps(path: &Path) -> VecDeque<OsString> {
+    path.components().map(|step| step.as_os_str().to_owned()).collect()
+}
+
+/// What is known of one step.
+struct Step {
+    is_link: bool,
+    uid: u32,
+    gid: u32,
+    mode: u32,
+}
+
+impl Step {
+    fn of(meta: &Metadata) -> Self {
+        Self { is_link: meta.is_symlink(), uid: meta.uid(), gid: meta.gid(), mode: meta.mode() }
+    }
+}
+
+fn judge(step: &Step, last: bool, me: u32) -> Option<String> {
+    let Step { is_link, uid, gid, mode } = *step;
+    let is_folder_itself = last && !is_link;
+    if uid != me && (is_folder_itself || ![ROOT, UNMAPPED].contains(&uid)) {
+        return Some(format!("belongs to user {uid}, you are {me}"));
+    }
+    // Nobody writes to a link: it can only be replaced, in its folder.
+    let writers = if is_link { 0 } else { mode & (OTHERS_WRITE | GROUP_WRITES) };
+    if is_folder_itself {
+        return (writers != 0).then(|| "can be written by others; `chmod go-w` mends that".to_owned());
+    }
+    let by_others = writers & OTHERS_WRITE != 0 || writers & GROUP_WRITES != 0 && ![ROOT, me].contains(&gid);
+    (by_others && mode & STICKY == 0).then(|| "can be written by others, who may replace what is in it".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn each_step_is_judged_by_who_may_write() {
+        let check = |uid, gid, mode, last, safe: bool| {
+            let step = Step { is_link: false, uid, gid, mode };
+            assert_eq!(judge(&step, last, 1000).is_none(), safe, "{uid}:{gid} {mode:o} {last}");
+        };
+        // The folder itself: ours, and nobody else writes.
+        check(1000, 1000, 0o700, true, true);
+        check(1000, 100, 0o755, true, true);
+        check(1000, 1000, 0o770, true, false);
+        check(1000, 1000, 0o702, true, false);
+        check(1000, 1000, 0o1777, true, false);
+        for other in [0, 1001, UNMAPPED] {
+            check(other, other, 0o700, true, false);
+        }
+        // What leads to it.
+        for uid in [0, 1000, UNMAPPED] {
+            check(uid, 0, 0o755, false, true);
+        }
+        check(1001, 1001, 0o755, false, false);
+        check(0, 0, 0o1777, false, true);
+        check(0, 0, 0o777, false, false);
+        check(1000, 1000, 0o775, false, true);
+        check(1000, 100, 0o775, false, false);
+    }
+
+    #[test]
+    fn links_are_judged_by_where_they_lie_and_where_they_lead() {
+        let root = tempfile::tempdir().unwrap();
+        let place = |name: &str| root.path().join(name);
+        let make = |name: &str, mode: u32| {
+            fs::create_dir(place(name)).unwrap();
+            fs::set_permissions(place(name), Permissions::from_mode(mode)).unwrap();
+        };
+        let step = |name: &str| danger(&place(name)).map(|(step, _)| step);
+        // What is found is named by its real path.
+        let real = |name: &str| root.path().canonicalize().unwrap().join(name);
+        make("own", 0o700);
+        make("open", 0o777);
+        make("tmp", 0o1777);
+        for (name, target) in [("link", "own"), ("to-open", "open/state"), ("circle", "circle")] {
+            symlink(target, place(name)).unwrap();
+        }
+        symlink(place("own"), place("open/far")).unwrap();
+        symlink("../link/../own", place("tmp/far")).unwrap();
+        for safe in ["own", "link", "own/not/yet", "tmp/not-yet", "tmp/far", "own/../link", "circle"] {
+            assert_eq!(step(safe), None, "{safe}");
+        }
+        for unsafe_by in ["open", "open/not-yet", "to-open", "open/far"] {
+            assert_eq!(step(unsafe_by), Some(real("open")), "{unsafe_by}");
+        }
+        assert_eq!(step("tmp"), Some(real("tmp")), "good to lie in, not to be");
+    }
+}
