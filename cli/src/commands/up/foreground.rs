@@ -26,7 +26,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::broker::{self, Broker};
 use super::demo::Audit;
 use super::project::Plan;
-use super::{Args, memory, summary, taken};
+use super::{Args, keys, memory, summary, taken};
 use crate::exit::fault;
 use crate::instance::{self, Door, Global, Instance};
 use crate::{output, programs, show};
@@ -137,6 +137,7 @@ async fn start(args: &Args, state: &Path) -> anyhow::Result<Bus> {
         output::say(format!("warning: {missing}"));
     }
     let telemetry = telemetry(args)?;
+    keys::check(state, &plan.project.namespace)?;
     let authority = authority::load_or_create(state, &plan.project.namespace).map_err(Fault::from)?;
     let creds = person(state, &authority)?;
     let memory = plan.in_memory(args).then(|| memory::local(telemetry.tracer()));
