@@ -21,7 +21,6 @@ use crate::api::{self, ApiState};
 use crate::audit::Audit;
 use crate::base::{self, Base};
 use crate::control::{Responder, Verbs};
-use crate::dead_letters::redrive_secret;
 use crate::events::{self, Events};
 use crate::grants::Grants;
 use crate::keeper::Keeper;
@@ -101,8 +100,8 @@ impl ControlPlane {
         let unfinished = stop.clone().drop_guard();
         let alarms = start_trimmer(&tasks, &options, &base, &grants, &audit);
         let standby = Standby::new(&options.project);
-        let events = Events::new(Arc::clone(&base.bus), base.names.clone(), Arc::clone(&grants), options.sizes);
-        let events = Arc::new(events);
+        let (bus, names) = (Arc::clone(&base.bus), base.names.clone());
+        let events = Arc::new(Events::new(bus, names, Arc::clone(&grants), options.sizes, Arc::clone(&base.letters)));
         let resolver = Resolver::new(Arc::clone(&base.bus), base.names.clone(), Arc::clone(&grants));
         let mut verbs = verbs(&options, &base, &grants, &alarms, &standby, &events)?;
         verbs.extend(resolve::verbs(&resolver));
@@ -122,7 +121,7 @@ impl ControlPlane {
         let follow = base.registry.clone().follow(instances.clone(), stop.clone());
         tasks.spawn("registry", OnFailure::Log, endless(follow));
         let api_url = format!("http://{}", listener.local_addr().unwrap_or(options.listen));
-        let router = api::router(api_state(&options, base, &grants, instances.clone(), alarms, events, replays)?);
+        let router = api::router(api_state(&options, base, &grants, instances.clone(), alarms, events, replays));
         tasks.spawn("api", OnFailure::Log, endless(serve::serve_tcp(listener, router, stop)));
         unfinished.disarm();
         Ok(Self { api_url, instances, health, poke, supervisor, services })
@@ -187,6 +186,7 @@ fn start_trimmer(tasks: &Tasks, options: &Options, base: &Base, grants: &Arc<Gra
         grants: Arc::clone(grants),
         authority: Arc::clone(&options.authority),
         audit: audit.clone(),
+        letters: Arc::clone(&base.letters),
     };
     let (tx, alarms) = watch::channel(Vec::new());
     tasks.spawn("trimmer", OnFailure::Log, endless(trimmer.run(tx, tasks.shutdown().token())));
@@ -253,20 +253,20 @@ fn api_state(
     alarms: Alarms,
     events: Arc<Events>,
     replays: Replays,
-) -> Result<ApiState, Fault> {
+) -> ApiState {
     let grants = Arc::clone(grants);
-    Ok(ApiState {
+    ApiState {
         bus: base.bus,
         names: base.names,
         sizes: options.sizes,
         token: options.api_token.clone(),
         events,
-        redrive_secret: redrive_secret(&options.authority)?,
+        letters: base.letters,
         instances,
         replays,
         alarms,
         groups: Arc::new(move || grants.all_groups().into_iter().map(|group| group.name).collect()),
-    })
+    }
 }
 
 /// For tasks that cannot fail.

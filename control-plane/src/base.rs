@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 
 use crate::app::Options;
 use crate::audit::Audit;
+use crate::dead_letters::{DeadLetters, redrive_secret};
 use crate::grants::{self, Common, Grants};
 use crate::groups::{Groups, PERSON};
 use crate::keeper::Keeper;
@@ -39,6 +40,7 @@ pub(crate) struct Base {
     pub names: Names,
     pub publisher: Publisher,
     pub registry: Registry,
+    pub letters: Arc<DeadLetters>,
 }
 
 impl Base {
@@ -70,7 +72,9 @@ impl Base {
             reconciler.keeper.ensure(group).await?;
         }
         let publisher = bus.publisher().clone();
-        Ok((Self { bus, names, publisher, registry }, reconciler))
+        let secret = redrive_secret(&options.authority)?;
+        let letters = Arc::new(DeadLetters::new(Arc::clone(&bus), names.clone(), secret));
+        Ok((Self { bus, names, publisher, registry, letters }, reconciler))
     }
 }
 

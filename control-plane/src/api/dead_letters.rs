@@ -23,16 +23,16 @@ pub(super) async fn list(
 ) -> Answer<Page> {
     let Query(query) = query.map_err(|error| Problem::unreadable(error.body_text()))?;
     let limit = query.limit.unwrap_or(LIMIT_DEFAULT);
-    Ok(Json(shared.letters.list(&query.filter(), limit, query.after).await?))
+    Ok(Json(shared.api.letters.list(&query.filter(), limit, query.after).await?))
 }
 
 pub(super) async fn causes(State(shared): State<Arc<Shared>>) -> Answer<Causes> {
-    Ok(Json(shared.letters.causes().await?))
+    Ok(Json(shared.api.letters.causes().await?))
 }
 
 pub(super) async fn show(State(shared): State<Arc<Shared>>, seq: Result<Path<u64>, PathRejection>) -> Answer<Shown> {
     let Path(seq) = seq.map_err(|error| Problem::unreadable(error.body_text()))?;
-    Ok(Json(shared.letters.show(seq).await?))
+    Ok(Json(shared.api.letters.show(seq).await?))
 }
 
 pub(super) async fn redrive(State(shared): State<Arc<Shared>>, body: Result<Bytes, BytesRejection>) -> Answer<Report> {
@@ -41,5 +41,5 @@ pub(super) async fn redrive(State(shared): State<Arc<Shared>>, body: Result<Byte
         _ => Problem::unreadable(error.body_text()),
     })?;
     let request: Request = serde_json::from_slice(&body).map_err(Problem::unreadable)?;
-    Ok(Json(shared.letters.redrive(&request, "api").await?))
+    Ok(Json(shared.api.letters.redrive(&request, "api").await?))
 }

@@ -35,8 +35,8 @@ pub struct ApiState {
     pub token: String,
     /// Answers questions about events.
     pub events: Arc<Events>,
-    /// Seals the ids of redrives, see [`crate::dead_letters::redrive_secret`].
-    pub redrive_secret: String,
+    /// Reads and redrives dead letters.
+    pub letters: Arc<DeadLetters>,
     /// What runs.
     pub instances: watch::Receiver<Vec<InstanceStatus>>,
     /// Copies stored events.
@@ -50,13 +50,11 @@ pub struct ApiState {
 /// Shared by all handlers.
 pub(super) struct Shared {
     pub api: ApiState,
-    pub letters: Arc<DeadLetters>,
 }
 
 /// The API. To be served on loopback.
 pub fn router(state: ApiState) -> Router {
-    let letters = DeadLetters::new(state.bus.clone(), state.names.clone(), state.redrive_secret.clone());
-    let shared = Arc::new(Shared { letters: Arc::new(letters), api: state });
+    let shared = Arc::new(Shared { api: state });
     Router::new()
         .route("/v1/status", get(system::status))
         .route("/v1/agents", get(system::agents))

@@ -1,8 +1,9 @@
 //! Dead letters: events that were given up, kept with their reason until somebody decides about them.
 //!
 //! `letter` reads one from the broker's message, `filter` says which are meant, `read` walks the stream, `guard` decides
-//! whether one may be sent again, `redrive` does it as `request` says, `facts` remembers it. A dead letter is never changed or removed
-//! here: that it was redriven is a fact in the audit stream, and what is redriven is a new message.
+//! whether one may be sent again, `redrive` does it as `request` says, `facts` remembers it, `snapshot` keeps that, and `trim`
+//! removes old facts. A dead letter is never changed or removed here: that it was redriven is a fact in the audit stream, and
+//! what is redriven is a new message.
 
 mod facts;
 mod filter;
@@ -11,6 +12,8 @@ mod letter;
 mod read;
 mod redrive;
 mod request;
+mod snapshot;
+mod trim;
 
 pub use facts::{Redriven, Target};
 pub use filter::Filter;

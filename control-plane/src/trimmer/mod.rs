@@ -35,6 +35,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::Audit;
+use crate::dead_letters::DeadLetters;
 use crate::grants::Grants;
 use crate::spec::Retention;
 
@@ -75,6 +76,8 @@ pub struct Trimmer {
     pub authority: Arc<Authority>,
     /// Remembers what was done.
     pub audit: Audit,
+    /// Knows which facts of the audit stream are kept elsewhere.
+    pub letters: Arc<DeadLetters>,
 }
 
 /// What is kept from pass to pass.
@@ -180,6 +183,7 @@ impl Trimmer {
         worked |= self.park(state, &decision).await?;
         if due {
             letters::trim(self, now).await?;
+            self.letters.trim_facts(now).await?;
         }
         Ok(if worked { BUSY_TICK / 4 } else { tick })
     }
