@@ -187,6 +187,7 @@ fn start_trimmer(tasks: &Tasks, options: &Options, base: &Base, grants: &Arc<Gra
         authority: Arc::clone(&options.authority),
         audit: audit.clone(),
         letters: Arc::clone(&base.letters),
+        shares: Arc::clone(&base.shares),
     };
     let (tx, alarms) = watch::channel(Vec::new());
     tasks.spawn("trimmer", OnFailure::Log, endless(trimmer.run(tx, tasks.shutdown().token())));
@@ -205,6 +206,7 @@ fn verbs(
     let mut verbs = Verbs::new();
     verbs.extend(events::verbs(events));
     verbs.insert("standby", Arc::clone(standby) as _);
+    verbs.insert("letters", Arc::clone(&base.shares) as _);
     verbs.insert("space", Arc::new(Space { alarms: alarms.clone() }));
     let secret = schedules::secret(&options.authority)?;
     verbs.extend(Schedules::new(Arc::clone(&base.bus), base.names.clone(), Arc::clone(grants), secret).verbs());
@@ -262,6 +264,7 @@ fn api_state(
         token: options.api_token.clone(),
         events,
         letters: base.letters,
+        shares: base.shares,
         instances,
         replays,
         alarms,

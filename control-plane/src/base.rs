@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 
 use crate::app::Options;
 use crate::audit::Audit;
-use crate::dead_letters::{DeadLetters, redrive_secret};
+use crate::dead_letters::{DeadLetters, Shares, redrive_secret};
 use crate::grants::{self, Common, Grants};
 use crate::groups::{Groups, PERSON};
 use crate::keeper::Keeper;
@@ -41,6 +41,7 @@ pub(crate) struct Base {
     pub publisher: Publisher,
     pub registry: Registry,
     pub letters: Arc<DeadLetters>,
+    pub shares: Arc<Shares>,
 }
 
 impl Base {
@@ -74,7 +75,8 @@ impl Base {
         let publisher = bus.publisher().clone();
         let secret = redrive_secret(&options.authority)?;
         let letters = Arc::new(DeadLetters::new(Arc::clone(&bus), names.clone(), secret));
-        Ok((Self { bus, names, publisher, registry, letters }, reconciler))
+        let shares = Arc::new(Shares::new(Arc::clone(&bus), names.clone()));
+        Ok((Self { bus, names, publisher, registry, letters, shares }, reconciler))
     }
 }
 
@@ -115,7 +117,7 @@ fn grants(options: &Options, bus: &dyn Bus) -> Grants {
         event_bytes_max: options.event_bytes_max.min(payload_max.saturating_sub(PAYLOAD_RESERVE_BYTES)),
     };
     Grants::new(Arc::clone(&options.authority), common, Groups::declared(&options.project, options.person))
-        .bounded(&options.project)
+        .bounded(&options.project, &options.sizes)
 }
 
 /// JetStream may need a moment after the broker accepts connections.

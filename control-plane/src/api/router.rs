@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::errors::Problem;
 use super::{auth, dead_letters, events, replay, streams, system};
-use crate::dead_letters::DeadLetters;
+use crate::dead_letters::{DeadLetters, Shares};
 use crate::events::Events;
 use crate::replay::Replays;
 use crate::status::InstanceStatus;
@@ -37,6 +37,8 @@ pub struct ApiState {
     pub events: Arc<Events>,
     /// Reads and redrives dead letters.
     pub letters: Arc<DeadLetters>,
+    /// Knows which groups have used up their share of them.
+    pub shares: Arc<Shares>,
     /// What runs.
     pub instances: watch::Receiver<Vec<InstanceStatus>>,
     /// Copies stored events.

@@ -27,7 +27,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::*;
 use crate::audit::Audit;
-use crate::dead_letters::{Causes, DeadLetters, Outcome, Page, Refusal, Report, Shown};
+use crate::dead_letters::{Causes, DeadLetters, Outcome, Page, Refusal, Report, Shares, Shown};
 use crate::events::Events;
 use crate::grants::{Common, Grants};
 use crate::groups::Groups;
@@ -112,6 +112,7 @@ impl Bench {
                 letters.clone(),
             )),
             letters,
+            shares: Arc::new(Shares::new(self.bus.clone(), self.names.clone())),
             instances,
             replays: replays(&self.bus, &self.names),
             alarms: watch::channel(Vec::new()).1,

@@ -5,5 +5,6 @@ mod ages;
 mod lost;
 mod nats_cli;
 mod replay;
+mod runaway;
 mod trim;
 mod world;
