@@ -21,7 +21,8 @@ const LISTED_MAX: usize = 1024;
 /// Of these groups, shown at most; each takes two questions to the broker.
 const ABANDONED_MAX: usize = 64;
 const ABANDONED: &str = "no agent in this group any more";
-const STALLED: &str = "stalled: its dead letters have used up its share; send some again or set `retention.dead_letters`";
+const STALLED: &str =
+    "stalled: its dead letters have used up its share; send some again or set `retention.dead_letters`";
 
 pub(super) async fn agents(State(shared): State<Arc<Shared>>) -> Json<Agents> {
     Json(Agents { agents: shared.api.instances.borrow().clone() })

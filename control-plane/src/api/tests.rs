@@ -104,13 +104,7 @@ impl Bench {
             names: self.names.clone(),
             sizes: sizes(),
             token: "secret".into(),
-            events: Arc::new(Events::new(
-                self.bus.clone(),
-                self.names.clone(),
-                grants(),
-                sizes(),
-                letters.clone(),
-            )),
+            events: Arc::new(Events::new(self.bus.clone(), self.names.clone(), grants(), sizes(), letters.clone())),
             letters,
             shares: Arc::new(Shares::new(self.bus.clone(), self.names.clone())),
             instances,
@@ -424,10 +418,7 @@ async fn a_redrive_that_cannot_be_stated_does_not_happen() {
     bench.bound("AB_default_AUDIT", 100).await;
     let api = bench.serve().await;
     let report = api.redrive(json!({"all": true})).await;
-    assert!(
-        matches!(&report.letters[0].outcome, Outcome::Failed { code, .. } if code == "STREAM_FULL"),
-        "{report:?}"
-    );
+    assert!(matches!(&report.letters[0].outcome, Outcome::Failed { code, .. } if code == "STREAM_FULL"), "{report:?}");
     assert!(report.stopped.is_some(), "{report:?}");
     assert_eq!(bench.state("AB_default_RETRY").await.messages, 0);
 }
@@ -439,10 +430,7 @@ async fn a_copy_that_is_refused_leaves_the_letter_open() {
     bench.bound("AB_default_RETRY", 100).await;
     let api = bench.serve().await;
     let report = api.redrive(json!({"all": true})).await;
-    assert!(
-        matches!(&report.letters[0].outcome, Outcome::Failed { code, .. } if code == "STREAM_FULL"),
-        "{report:?}"
-    );
+    assert!(matches!(&report.letters[0].outcome, Outcome::Failed { code, .. } if code == "STREAM_FULL"), "{report:?}");
     let page: Page = api.get("/v1/dead-letters").await;
     assert_eq!((page.letters[0].redriven.is_none(), &page.letters[0].unfinished), (true, &None));
     bench.bound("AB_default_RETRY", 1 << 20).await;

@@ -201,7 +201,11 @@ impl DeadLetters {
                 break;
             }
             if load == LOADS_MAX {
-                tracing::warn!(seen = facts.seen, first_seq = info.first_seq, "facts were removed that no snapshot has");
+                tracing::warn!(
+                    seen = facts.seen,
+                    first_seq = info.first_seq,
+                    "facts were removed that no snapshot has"
+                );
                 facts.seen = info.first_seq - 1;
                 break;
             }

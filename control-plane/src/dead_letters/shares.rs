@@ -54,9 +54,12 @@ struct Counts {
     /// All letters, and most that there may be, in bytes.
     bytes: u64,
     bytes_max: u64,
-    /// The last letter whose size was read.
+    /// The last letter, and the last one whose size was read.
+    last_seq: u64,
     seen: u64,
     groups: HashMap<String, Weight>,
+    /// What was given in advance since then: it may be stored by now, and not counted.
+    given: HashMap<String, u64>,
     stalled: HashMap<String, Instant>,
 }
 
@@ -100,12 +103,13 @@ impl Shares {
             self.count(&stream, &mut counts).await?;
         }
         counts.looked = Some(Instant::now());
+        counts.given.clear();
         Ok(counts)
     }
 
     async fn count(&self, stream: &str, counts: &mut Counts) -> Result<(), Fault> {
         let began = Instant::now();
-        while began.elapsed() < READ_MAX {
+        while counts.seen < counts.last_seq && began.elapsed() < READ_MAX {
             let query = Query { from: From::Seq(counts.seen + 1), headers_only: true, ..Query::all() };
             let page = self.bus.read(stream, &query).await?;
             for record in &page.records {
@@ -126,7 +130,8 @@ impl Counts {
         if self.created != Some(info.created) {
             *self = Self { created: Some(info.created), ..Self::default() };
         }
-        (self.bytes, self.bytes_max) = (info.bytes, u64::try_from(info.config.max_bytes).unwrap_or(0));
+        (self.bytes, self.last_seq) = (info.bytes, info.last_seq);
+        self.bytes_max = u64::try_from(info.config.max_bytes).unwrap_or(0);
     }
 
     /// Below, everybody has half of a share left at least.
@@ -165,14 +170,16 @@ impl Counts {
             true => self.groups.get(group).map_or(0, |weight| weight.bytes),
             false => self.bytes,
         };
-        self.share(percent).saturating_sub(used)
+        self.share(percent).saturating_sub(used).saturating_sub(self.given.get(group).copied().unwrap_or(0))
     }
 
     /// What is given to a sidecar that wants to store `wanted` bytes now.
     fn advance(&mut self, request: &LettersRequest, left: u64, now: Instant) -> LettersAnswer {
         if request.bytes <= left {
             self.stalled.remove(&request.group);
-            return LettersAnswer { bytes: request.bytes.max(left / ADVANCE) };
+            let bytes = request.bytes.max(left / ADVANCE);
+            *self.given.entry(request.group.clone()).or_default() += bytes;
+            return LettersAnswer { bytes };
         }
         self.stalled.retain(|_, refused| now.duration_since(*refused) < STALLED_FOR);
         if self.stalled.len() < STALLED_MAX {
@@ -238,6 +245,7 @@ mod tests {
         let now = Instant::now();
         let mut ask = |bytes, left| counts.advance(&LettersRequest { group: "a".into(), bytes }, left, now).bytes;
         assert_eq!((ask(10, 200), ask(90, 200), ask(201, 200)), (50, 90, 200));
+        assert_eq!(counts.left("a", SHARE_PERCENT), 250 - 140);
         assert!(counts.stalled.contains_key("a"));
         counts.advance(&LettersRequest { group: "a".into(), bytes: 1 }, 200, now);
         assert!(counts.stalled.is_empty());

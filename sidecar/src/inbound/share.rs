@@ -52,7 +52,9 @@ impl Known {
 
     fn told(answer: Option<LettersAnswer>, bytes: u64, now: Instant) -> Self {
         match answer {
-            Some(answer) if answer.bytes >= bytes => Self { left: answer.bytes, until: now + GIVEN_FOR, used_up: false },
+            Some(answer) if answer.bytes >= bytes => {
+                Self { left: answer.bytes, until: now + GIVEN_FOR, used_up: false }
+            }
             Some(answer) => Self { left: answer.bytes, until: now + PAUSE, used_up: true },
             None => Self { left: u64::MAX, until: now + PAUSE, used_up: false },
         }
@@ -116,7 +118,10 @@ mod tests {
     fn a_share_that_is_used_up_is_asked_about_again_after_a_pause() {
         let now = Instant::now();
         let mut known = Known::told(Some(LettersAnswer { bytes: 20 }), 60, now);
-        assert_eq!((known.take(60, now), known.take(15, now), known.take(15, now)), (Some(false), Some(true), Some(false)));
+        assert_eq!(
+            (known.take(60, now), known.take(15, now), known.take(15, now)),
+            (Some(false), Some(true), Some(false))
+        );
         assert_eq!(known.take(60, now + PAUSE), None);
     }
 

@@ -2,6 +2,7 @@
 //! read, and how stored events are read once more.
 
 mod ages;
+mod facts;
 mod lost;
 mod nats_cli;
 mod replay;

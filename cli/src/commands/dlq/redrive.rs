@@ -158,7 +158,8 @@ impl Tally {
 fn text(result: &LetterResult) -> String {
     let what = match &result.outcome {
         Outcome::Redriven { new_stream, new_seq, redrive, recorded } => {
-            let note = if *recorded { "" } else { " (the list will show it as unfinished: that could not be recorded)" };
+            let note =
+                if *recorded { "" } else { " (the list will show it as unfinished: that could not be recorded)" };
             format!("redriven to {new_stream} seq {new_seq}, time {redrive}{note}")
         }
         Outcome::WouldRedrive { redrive } => format!("would be redriven, time {redrive}"),

@@ -45,7 +45,11 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
         None => output::line(format!("no event: <{} bytes> {}", payload.len(), show::hex(&payload)))?,
     }
     let again = if shown.letter.redriven.is_some() { "send it once more" } else { "send it again" };
-    let force = if shown.letter.redriven.is_some() || shown.letter.unfinished.is_some() || looped(&shown) { " --force" } else { "" };
+    let force = if shown.letter.redriven.is_some() || shown.letter.unfinished.is_some() || looped(&shown) {
+        " --force"
+    } else {
+        ""
+    };
     output::say(format!("{again}: agentbus dlq redrive {}{force}", args.seq));
     Ok(())
 }

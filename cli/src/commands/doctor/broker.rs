@@ -35,7 +35,13 @@ pub(super) async fn check(global: &Global, report: &mut Report) -> anyhow::Resul
     }
     match api.get::<SystemStatus>("/v1/status").await {
         Ok(status) => {
-            let findings = [Some(connected(&status)), full(&status), Some(processes(&status.agents)), unheard(&status), stalled(&status)];
+            let findings = [
+                Some(connected(&status)),
+                full(&status),
+                Some(processes(&status.agents)),
+                unheard(&status),
+                stalled(&status),
+            ];
             findings.into_iter().flatten().try_for_each(|finding| report.add(finding))?;
         }
         Err(fault) => report.add(Finding::fail("broker", fault.message, HUNG))?,
