@@ -23,7 +23,6 @@ use crate::api::{self, ApiState};
 use crate::audit::Audit;
 use crate::base::{self, Base};
 use crate::control::{Responder, Verbs};
-use crate::dead_letters::redrive_secret;
 use crate::elsewhere::Elsewhere;
 use crate::events::{self, Events};
 use crate::grants::Grants;
@@ -104,8 +103,8 @@ impl ControlPlane {
         let unfinished = stop.clone().drop_guard();
         let alarms = start_trimmer(&tasks, &options, &base, &grants, &audit);
         let standby = Standby::new(&options.project);
-        let events = Events::new(Arc::clone(&base.bus), base.names.clone(), Arc::clone(&grants), options.sizes);
-        let events = Arc::new(events);
+        let (bus, names) = (Arc::clone(&base.bus), base.names.clone());
+        let events = Arc::new(Events::new(bus, names, Arc::clone(&grants), options.sizes, Arc::clone(&base.letters)));
         let resolver = Resolver::new(Arc::clone(&base.bus), base.names.clone(), Arc::clone(&grants));
         let mut verbs = verbs(&options, &base, &grants, &alarms, &standby, &events)?;
         verbs.extend(resolve::verbs(&resolver));
@@ -127,7 +126,7 @@ impl ControlPlane {
         let follow = base.registry.clone().follow(instances.clone(), stop.clone());
         tasks.spawn("registry", OnFailure::Log, endless(follow));
         let api_url = format!("http://{}", listener.local_addr().unwrap_or(options.listen));
-        let router = api::router(api_state(&options, base, &grants, instances.clone(), alarms, events, replays)?);
+        let router = api::router(api_state(&options, base, &grants, instances.clone(), alarms, events, replays));
         let limits = serve::Limits { refusal: unparsed, ..serve::Limits::default() };
         let serving = serve::serve(serve::Socket::Tcp(listener), router, stop, limits);
         tasks.spawn("api", OnFailure::Log, endless(serving));
@@ -194,6 +193,8 @@ fn start_trimmer(tasks: &Tasks, options: &Options, base: &Base, grants: &Arc<Gra
         grants: Arc::clone(grants),
         authority: Arc::clone(&options.authority),
         audit: audit.clone(),
+        letters: Arc::clone(&base.letters),
+        shares: Arc::clone(&base.shares),
     };
     let (tx, alarms) = watch::channel(Vec::new());
     tasks.spawn("trimmer", OnFailure::Log, endless(trimmer.run(tx, tasks.shutdown().token())));
@@ -212,6 +213,7 @@ fn verbs(
     let mut verbs = Verbs::new();
     verbs.extend(events::verbs(events));
     verbs.insert("standby", Arc::clone(standby) as _);
+    verbs.insert("letters", Arc::clone(&base.shares) as _);
     verbs.insert("space", Arc::new(Space { alarms: alarms.clone() }));
     let secret = schedules::secret(&options.authority)?;
     verbs.extend(Schedules::new(Arc::clone(&base.bus), base.names.clone(), Arc::clone(grants), secret).verbs());
@@ -269,21 +271,22 @@ fn api_state(
     alarms: Alarms,
     events: Arc<Events>,
     replays: Replays,
-) -> Result<ApiState, Fault> {
+) -> ApiState {
     let grants = Arc::clone(grants);
-    Ok(ApiState {
+    ApiState {
         bus: base.bus,
         names: base.names,
         layout: options.authority.layout(),
         sizes: options.sizes,
         token: options.api_token.clone(),
         events,
-        redrive_secret: redrive_secret(&options.authority)?,
+        letters: base.letters,
+        shares: base.shares,
         instances,
         replays,
         alarms,
         groups: Arc::new(move || grants.all_groups().into_iter().map(|group| group.name).collect()),
-    })
+    }
 }
 
 /// For tasks that cannot fail.

@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 
 use crate::app::Options;
 use crate::audit::Audit;
+use crate::dead_letters::{DeadLetters, Shares, redrive_secret};
 use crate::grants::{self, Common, Grants};
 use crate::groups::{Groups, PERSON};
 use crate::keeper::Keeper;
@@ -40,6 +41,8 @@ pub(crate) struct Base {
     pub names: Names,
     pub publisher: Publisher,
     pub registry: Registry,
+    pub letters: Arc<DeadLetters>,
+    pub shares: Arc<Shares>,
 }
 
 impl Base {
@@ -71,7 +74,10 @@ impl Base {
             reconciler.keeper.ensure(group).await?;
         }
         let publisher = bus.publisher().clone();
-        Ok((Self { bus, names, publisher, registry }, reconciler))
+        let secret = redrive_secret(&options.authority)?;
+        let letters = Arc::new(DeadLetters::new(Arc::clone(&bus), names.clone(), secret));
+        let shares = Arc::new(Shares::new(Arc::clone(&bus), names.clone()));
+        Ok((Self { bus, names, publisher, registry, letters, shares }, reconciler))
     }
 }
 
@@ -117,7 +123,7 @@ fn grants(options: &Options, bus: &dyn Bus) -> Grants {
         event_bytes_max: options.event_bytes_max.min(payload_max.saturating_sub(PAYLOAD_RESERVE_BYTES)),
     };
     Grants::new(Arc::clone(&options.authority), common, Groups::declared(&options.project, options.person))
-        .bounded(&options.project)
+        .bounded(&options.project, &options.sizes)
 }
 
 /// JetStream may need a moment after the broker accepts connections.

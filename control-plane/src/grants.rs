@@ -6,13 +6,19 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use agentbus_nats::grant::{AgentLimits, Grant, GroupGrant};
 use agentbus_nats::identity::{Authority, Recipient};
+use agentbus_nats::topology::Sizes;
 use agentbus_proto::{Code, Fault, name};
 
 use crate::groups::{self, Groups};
-use crate::spec::{Bounds, Project};
+use crate::spec::{AgentSpec, Bounds, Project};
 
 /// Length of a public key of a user: `U` and 55 characters of base 32.
 const PUBLIC_KEY_BYTES: usize = 56;
+
+/// Events per second of an agent that the project does not limit: a twelfth of what a broker stores.
+const PUBLISH_RATE: f64 = 10_000.0;
+/// Of such an agent's bytes per day: half of the events stream, but never less than this.
+const STORED_BYTES_LEAST: u64 = 64 << 20;
 
 /// What every grant of a namespace has in common.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,9 +46,11 @@ impl Grants {
         Self { authority, common, groups: Mutex::new(groups), bounds: BTreeMap::new() }
     }
 
-    /// With what a project says bounds its agents. The person has no limits, and decides alone when to try again.
-    pub fn bounded(mut self, project: &Project) -> Self {
-        self.bounds = project.agents.iter().map(|agent| (agent.name.clone(), agent.bounds.clone())).collect();
+    /// With what a project says bounds its agents, and what bounds them unless it says so. The person has no limits, and
+    /// decides alone when to try again.
+    pub fn bounded(mut self, project: &Project, sizes: &Sizes) -> Self {
+        let bounds = |agent: &AgentSpec| (agent.name.clone(), with_quotas(agent.bounds.clone(), sizes));
+        self.bounds = project.agents.iter().map(bounds).collect();
         let person = Bounds { limits: AgentLimits::default(), breaker: None, spool: project.bounds.spool };
         self.bounds.insert(groups::PERSON.to_owned(), person);
         self
@@ -83,6 +91,14 @@ impl Grants {
         let Common { namespace, servers, event_bytes_max } = self.common.clone();
         Ok(Grant { namespace, servers, event_bytes_max, directory, limits, breaker, ..signed })
     }
+}
+
+/// One that runs wild can neither take the broker's time from the others nor fill the events stream within a day.
+fn with_quotas(mut bounds: Bounds, sizes: &Sizes) -> Bounds {
+    let events = u64::try_from(sizes.events_bytes_max).unwrap_or(u64::MAX);
+    bounds.limits.publish_per_second.get_or_insert(PUBLISH_RATE);
+    bounds.limits.stored_bytes_max.get_or_insert((events / 2).max(STORED_BYTES_LEAST));
+    bounds
 }
 
 fn check_instance(agent: &str, instance: &str) -> Result<(), Fault> {
@@ -127,6 +143,22 @@ mod tests {
         assert_eq!(grant.groups[0].name, "check");
         assert!(grant.expires > now() + 3600 && grant.jwt.split('.').count() == 3);
         assert_eq!((grant.servers[0].as_str(), grant.event_bytes_max), ("nats://b:1", 1000));
+    }
+
+    #[test]
+    fn agents_have_quotas_unless_the_project_says_otherwise_and_the_person_has_none() {
+        let text = "version: 1\nagents:\n  a: {runner: process, command: [c]}\n  \
+            b: {runner: process, command: [c], limits: {publish_rate: 5/s, stored_bytes: off}}\n";
+        let project = Project::parse(text, "t").unwrap();
+        let limits = |agent: &str, quota: i64| {
+            let grants = grants().bounded(&project, &Sizes::within(quota));
+            let AgentLimits { publish_per_second, stored_bytes_max, .. } = grants.bounds(agent).limits;
+            (publish_per_second, stored_bytes_max)
+        };
+        assert_eq!(limits("a", 2 << 30), (Some(PUBLISH_RATE), Some(512 << 20)));
+        assert_eq!(limits("a", 16 << 20), (Some(PUBLISH_RATE), Some(STORED_BYTES_LEAST)));
+        assert_eq!(limits("b", 2 << 30), (Some(5.0), Some(u64::MAX)));
+        assert_eq!(limits(groups::PERSON, 2 << 30), (None, None));
     }
 
     #[test]

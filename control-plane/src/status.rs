@@ -135,6 +135,9 @@ pub struct GroupStatus {
     pub waiting: u64,
     /// Dead letters it has written, those since redriven included.
     pub dead_letters: u64,
+    /// Its dead letters have used up its share of their space: what it gives up now stays where it is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stalled: bool,
     /// What is wrong: its state could not be read, and then the numbers say nothing; or it is left on the broker, but
     /// nobody is in it any more, and then the numbers are what waits there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -144,7 +147,7 @@ pub struct GroupStatus {
 impl From<GroupState> for GroupStatus {
     fn from(state: GroupState) -> Self {
         let GroupState { group, lag, in_flight, redelivered, retrying, waiting } = state;
-        Self { group, lag, in_flight, redelivered, retrying, waiting, dead_letters: 0, problem: None }
+        Self { group, lag, in_flight, redelivered, retrying, waiting, dead_letters: 0, stalled: false, problem: None }
     }
 }
 

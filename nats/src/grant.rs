@@ -16,7 +16,7 @@ mod group;
 mod limits;
 mod stdio;
 
-pub use control::{ControlReply, ControlRequest, StandbyAnswer};
+pub use control::{ControlReply, ControlRequest, LettersAnswer, LettersRequest, StandbyAnswer};
 pub use group::{GroupGrant, GroupKind, Policy};
 pub use limits::{AgentLimits, BreakerPolicy, Fsync, SpoolOptions};
 pub use stdio::{AgentLife, BreakerReport, FromSidecar, SidecarReport, Start, ToSidecar};

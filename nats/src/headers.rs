@@ -45,6 +45,8 @@ pub const HANDLED: &str = "Ab-Handled";
 pub const HANDED: &str = "Ab-Handed";
 /// On a receipt: how the attempt ended.
 pub const OUTCOME: &str = "Ab-Outcome";
+/// Length of a payload that was left out of a page, in bytes.
+pub(crate) const PAYLOAD_BYTES: &str = "Nats-Msg-Size";
 /// Which atomic batch a message belongs to.
 pub(crate) const BATCH_ID: &str = "Nats-Batch-Id";
 /// Its place in it, from 1.

@@ -7,11 +7,13 @@
 use std::time::{Duration, SystemTime};
 
 use agentbus_proto::{Code, Fault};
-use async_nats::HeaderMap;
+use async_nats::header::{HeaderMap, HeaderName, HeaderValue};
 use async_nats::jetstream::{self, consumer};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use time::OffsetDateTime;
+
+use crate::headers;
 
 /// Most records of one page.
 pub const PAGE_MAX: usize = 1000;
@@ -66,6 +68,19 @@ pub struct Record {
     pub payload: Bytes,
     /// When the broker stored it.
     pub stored_at: SystemTime,
+}
+
+impl Record {
+    /// What it takes in its stream, in bytes; about, and whether its payload was read or not.
+    pub fn stored_bytes(&self) -> u64 {
+        let left_out = headers::get(Some(&self.headers), headers::PAYLOAD_BYTES).and_then(|text| text.parse().ok());
+        let values = |(name, values): (&HeaderName, &Vec<HeaderValue>)| {
+            let name: &str = name.as_ref();
+            values.iter().map(|value| (name.len() + value.as_str().len() + 4) as u64).sum::<u64>()
+        };
+        let headers: u64 = self.headers.iter().map(values).sum();
+        left_out.unwrap_or(self.payload.len() as u64) + headers + self.subject.len() as u64
+    }
 }
 
 /// Part of what a query finds.

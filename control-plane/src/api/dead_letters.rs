@@ -16,18 +16,18 @@ const LIMIT_DEFAULT: usize = 100;
 
 pub(super) async fn list(State(shared): State<Arc<Shared>>, Query(query): Query<ListQuery>) -> Answer<Page> {
     let limit = query.limit.unwrap_or(LIMIT_DEFAULT);
-    Ok(Json(shared.letters.list(&query.filter(), limit, query.after).await?))
+    Ok(Json(shared.api.letters.list(&query.filter(), limit, query.after).await?))
 }
 
 pub(super) async fn causes(State(shared): State<Arc<Shared>>) -> Answer<Causes> {
-    Ok(Json(shared.letters.causes().await?))
+    Ok(Json(shared.api.letters.causes().await?))
 }
 
 pub(super) async fn show(State(shared): State<Arc<Shared>>, Path(seq): Path<u64>) -> Answer<Shown> {
-    Ok(Json(shared.letters.show(seq).await?))
+    Ok(Json(shared.api.letters.show(seq).await?))
 }
 
 pub(super) async fn redrive(State(shared): State<Arc<Shared>>, body: Body) -> Answer<Report> {
     let request: Request = parse(body)?;
-    Ok(Json(shared.letters.redrive(&request, "api").await?))
+    Ok(Json(shared.api.letters.redrive(&request, "api").await?))
 }

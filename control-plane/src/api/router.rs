@@ -16,7 +16,7 @@ use axum::routing::{get, post};
 use tokio::sync::watch;
 
 use super::{auth, dead_letters, events, replay, streams, system};
-use crate::dead_letters::DeadLetters;
+use crate::dead_letters::{DeadLetters, Shares};
 use crate::events::Events;
 use crate::replay::Replays;
 use crate::status::InstanceStatus;
@@ -39,8 +39,10 @@ pub struct ApiState {
     pub token: String,
     /// Answers questions about events.
     pub events: Arc<Events>,
-    /// Seals the ids of redrives, see [`crate::dead_letters::redrive_secret`].
-    pub redrive_secret: String,
+    /// Reads and redrives dead letters.
+    pub letters: Arc<DeadLetters>,
+    /// Knows which groups have used up their share of them.
+    pub shares: Arc<Shares>,
     /// What runs.
     pub instances: watch::Receiver<Vec<InstanceStatus>>,
     /// Copies stored events.
@@ -54,13 +56,11 @@ pub struct ApiState {
 /// Shared by all handlers.
 pub(super) struct Shared {
     pub api: ApiState,
-    pub letters: Arc<DeadLetters>,
 }
 
 /// The API. To be served on loopback.
 pub fn router(state: ApiState) -> Router {
-    let letters = DeadLetters::new(state.bus.clone(), state.names.clone(), state.redrive_secret.clone());
-    let shared = Arc::new(Shared { letters: Arc::new(letters), api: state });
+    let shared = Arc::new(Shared { api: state });
     let queried =
         Router::new().route("/v1/dead-letters", get(dead_letters::list)).route("/v1/events", get(events::list));
     Router::new()

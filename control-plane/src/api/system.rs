@@ -21,6 +21,8 @@ const LISTED_MAX: usize = 1024;
 /// Of these groups, shown at most; each takes two questions to the broker.
 const ABANDONED_MAX: usize = 64;
 const ABANDONED: &str = "no agent in this group any more";
+const STALLED: &str =
+    "stalled: its dead letters have used up its share; send some again or set `retention.dead_letters`";
 
 pub(super) async fn agents(State(shared): State<Arc<Shared>>) -> Json<Agents> {
     Json(Agents { agents: shared.api.instances.borrow().clone() })
@@ -105,6 +107,10 @@ async fn groups(api: &ApiState, names: &[String], dead: &HashMap<String, u64>) -
         };
         status.dead_letters = dead.get(group).copied().unwrap_or(0);
         status.group.clone_from(group);
+        status.stalled = status.dead_letters > 0 && api.shares.is_stalled(group).await;
+        if status.stalled {
+            status.problem.get_or_insert_with(|| STALLED.to_owned());
+        }
         groups.push(status);
     }
     groups

@@ -21,6 +21,8 @@ pub enum Refusal {
     LoopGuard,
     /// This dead letter was redriven before.
     AlreadyRedriven,
+    /// A redrive of it was begun before, and it is not known whether it was sent.
+    Unfinished,
     /// The group reads no retries here: the copy would wait for a group that may never come.
     NoGroup,
     /// The payload is no event, so it cannot go to an address, only to the group.
@@ -36,7 +38,7 @@ pub enum Refusal {
 impl Refusal {
     /// Whether `force` would send it all the same.
     pub fn force_helps(self) -> bool {
-        matches!(self, Self::LoopGuard | Self::AlreadyRedriven | Self::NoGroup)
+        matches!(self, Self::LoopGuard | Self::AlreadyRedriven | Self::Unfinished | Self::NoGroup)
     }
 
     /// For people.
@@ -49,6 +51,10 @@ impl Refusal {
             Self::AlreadyRedriven => {
                 let at = letter.redriven.as_ref().map_or("before", |last| &last.at);
                 format!("it was redriven already ({at}); use --force to send it once more")
+            }
+            Self::Unfinished => {
+                let at = letter.unfinished.as_deref().unwrap_or("before");
+                format!("a redrive was begun ({at}), and it is not known whether it was sent; look, then use --force")
             }
             Self::NoGroup => {
                 format!("group `{}` has no consumer; start an agent of the group first, or use --force", letter.group)
@@ -74,8 +80,8 @@ impl Refusal {
 pub(super) struct Plan {
     /// Header `Ab-Redrive` of the copy.
     pub redrive: u32,
-    /// Message id of the copy: names this decision. The same decision made twice (two callers, or a crash before the
-    /// fact was stored) is stored once; a later decision about the same letter has another id.
+    /// Message id of the copy: names this decision. The same decision made twice (an unfinished one, forced) is stored once
+    /// within the broker's window; a later decision about the same letter has another id.
     pub id: String,
 }
 
@@ -121,6 +127,9 @@ pub(super) fn decide(letter: &DeadLetter, asked: Asked<'_>) -> Result<Plan, Refu
     }
     if letter.redriven.is_some() && !force {
         return Err(Refusal::AlreadyRedriven);
+    }
+    if letter.unfinished.is_some() && !force {
+        return Err(Refusal::Unfinished);
     }
     let nth = letter.redriven.as_ref().map_or(0, |last| last.count) + 1;
     let (seq, to) = (letter.seq, to.as_str());
@@ -204,6 +213,14 @@ mod tests {
         let letter = DeadLetter { redriven: redriven(1), ..letter() };
         assert_eq!(run(&letter, Target::Group, false), Err(Refusal::AlreadyRedriven));
         assert_eq!(run(&letter, Target::Group, true).unwrap().id, id("AB_default_DLQ/5@T/redrive/group/2"));
+    }
+
+    #[test]
+    fn an_unfinished_redrive_needs_force_and_keeps_its_id() {
+        let letter = DeadLetter { unfinished: Some("2026-11-20T10:00:00Z".into()), ..letter() };
+        assert_eq!(run(&letter, Target::Group, false), Err(Refusal::Unfinished));
+        assert!(Refusal::Unfinished.force_helps());
+        assert_eq!(run(&letter, Target::Group, true).unwrap().id, id("AB_default_DLQ/5@T/redrive/group/1"));
     }
 
     #[test]

@@ -48,6 +48,9 @@ pub struct DeadLetter {
     pub redrives: u32,
     /// Set when this dead letter itself has been redriven.
     pub redriven: Option<Redriven>,
+    /// Set, with its time, when a redrive of it was begun and it is not known whether it was sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfinished: Option<String>,
     /// Length of the payload, in bytes.
     pub payload_bytes: usize,
     /// The payload is no event.
@@ -87,7 +90,7 @@ impl Stored {
         schedule::event(&self.headers, &self.subject, SystemTime::UNIX_EPOCH, &self.payload)
     }
 
-    /// What lists show; `redriven` is not known here.
+    /// What lists show; `redriven` and `unfinished` are not known here.
     pub(super) fn letter(&self) -> DeadLetter {
         let mut tokens = self.subject.split('.').skip(2);
         let mut token = || tokens.next().unwrap_or_default().to_owned();
@@ -114,6 +117,7 @@ impl Stored {
             last_failure: self.header(headers::LAST_FAILURE).to_owned(),
             redrives: self.header(headers::REDRIVE).parse().unwrap_or(0),
             redriven: None,
+            unfinished: None,
             payload_bytes: self.payload.len(),
             event_id: head.id,
             undecodable,

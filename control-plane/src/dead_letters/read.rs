@@ -22,9 +22,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-use super::facts::{Facts, REDRIVEN, Redriven};
+use super::facts::{ABOUT_REDRIVES, Facts, Redriven};
 use super::filter::{Filter, Matcher};
 use super::letter::{DeadLetter, Stored};
+use super::snapshot;
 
 /// Letters of one page at most.
 const PAGE_MAX: usize = 1000;
@@ -32,6 +33,8 @@ const PAGE_MAX: usize = 1000;
 const SCANNED_MAX: usize = 10_000;
 /// Different causes counted. Causes are free text; past this, counting stops to be a summary.
 const CAUSES_MAX: usize = 1000;
+/// Snapshots read one after the other, because facts were removed behind a newer one meanwhile.
+const LOADS_MAX: usize = 3;
 
 /// The dead letters of a namespace.
 pub struct DeadLetters {
@@ -41,7 +44,7 @@ pub struct DeadLetters {
     pub(super) secret: String,
     /// Held across reads of the audit stream on purpose: it is the turn to decide, so that two redrives of one letter
     /// see each other's fact.
-    pub(super) facts: Mutex<Facts>,
+    pub(super) facts: Arc<Mutex<Facts>>,
 }
 
 /// What seals the ids of redrives.
@@ -105,7 +108,7 @@ impl DeadLetters {
     /// `bus` needs the control plane's rights. `secret` is known to the control plane only and stays
     /// the same over restarts, see [`redrive_secret`].
     pub fn new(bus: Arc<dyn Bus>, names: Names, secret: String) -> Self {
-        Self { bus, names, secret, facts: Mutex::default() }
+        Self { bus, names, secret, facts: Arc::default() }
     }
 
     /// Up to `limit` letters (at most 1000) that match, behind number `after`.
@@ -136,9 +139,8 @@ impl DeadLetters {
     /// One letter in full. `UNKNOWN_DELIVERY` when there is none with this number.
     pub async fn show(&self, seq: u64) -> Result<Shown, Fault> {
         let stored = self.get(seq).await?;
-        let mut letter = stored.letter();
         self.refresh(&mut *self.facts.lock().await).await?;
-        letter.redriven = self.facts.lock().await.of(seq, &stored.at);
+        let letter = self.known(&stored).await;
         let event = Event::decode(stored.event()).ok().filter(|_| !letter.undecodable);
         let headers = stored.headers.iter().map(|(name, values)| {
             let values: Vec<&str> = values.iter().map(|value| value.as_str()).collect();
@@ -157,6 +159,13 @@ impl DeadLetters {
         let mut facts = self.facts.lock().await;
         self.refresh(&mut facts).await?;
         Ok(facts.of(seq, &rfc3339(stored)))
+    }
+
+    /// The letter with what is known about its redrives.
+    async fn known(&self, stored: &Stored) -> DeadLetter {
+        let facts = self.facts.lock().await;
+        let (redriven, unfinished) = (facts.of(stored.seq, &stored.at), facts.begun(stored.seq, &stored.at));
+        DeadLetter { redriven, unfinished, ..stored.letter() }
     }
 
     pub(super) async fn get(&self, seq: u64) -> Result<Stored, Fault> {
@@ -181,14 +190,32 @@ impl DeadLetters {
         Ok(Walk { letters: self, stream, matcher, at: after, until, scanned: 0, ended: false })
     }
 
-    /// Takes the facts stored since the last time.
+    /// Takes the facts stored since the last time; first of all, and when some were removed that were not seen, what the
+    /// snapshot has of them.
     pub(super) async fn refresh(&self, facts: &mut Facts) -> Result<(), Fault> {
         let name = self.names.audit();
-        let info = self.info(&name).await?;
-        facts.of_stream(info.created, info.last_seq);
-        let wanted = subject::audit(self.names.namespace(), REDRIVEN);
+        for load in 0.. {
+            let info = self.info(&name).await?;
+            facts.of_stream(info.created, info.last_seq);
+            if facts.loaded && info.first_seq <= facts.seen + 1 {
+                break;
+            }
+            if load == LOADS_MAX {
+                tracing::warn!(
+                    seen = facts.seen,
+                    first_seq = info.first_seq,
+                    "facts were removed that no snapshot has"
+                );
+                facts.seen = info.first_seq - 1;
+                break;
+            }
+            let mut loaded = Facts { created: Some(info.created), loaded: true, ..Facts::default() };
+            snapshot::load(&*self.bus, &self.names, &mut loaded).await?;
+            *facts = loaded;
+        }
+        let wanted = subject::audit(self.names.namespace(), ABOUT_REDRIVES);
         while let Some(record) = self.bus.find(&name, &wanted, facts.seen + 1).await? {
-            facts.take(record.seq, &record.payload);
+            facts.take(record.seq, &record.subject, &record.payload);
         }
         Ok(())
     }
@@ -213,8 +240,7 @@ impl Walk<'_> {
             let Some(stored) = found.filter(|record| record.seq <= self.until).map(Stored::from) else { break };
             self.scanned += 1;
             self.at = stored.seq;
-            let mut letter = stored.letter();
-            letter.redriven = self.letters.facts.lock().await.of(stored.seq, &stored.at);
+            let letter = self.letters.known(&stored).await;
             if self.matcher.matches(&letter) {
                 return Ok(Some((stored, letter)));
             }

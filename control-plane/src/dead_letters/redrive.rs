@@ -1,9 +1,11 @@
-//! Sends dead letters again: store a new message, wait for its PubAck, then state the fact in the audit stream.
+//! Sends dead letters again: state in the audit stream that it is begun, store a new message, state that it was sent; each with
+//! its PubAck before the next. Nothing is sent whose beginning could not be stated.
 //!
 //! The copy has the payload byte for byte, starts at attempt 1, keeps the origin and the trace, and counts how often the
-//! event was redriven. A crash between PubAck and fact leaves a letter that looks open: redriving it once more is a
-//! duplicate, not a loss, and within the dedupe window not even that: the id names the decision, and is sealed, so that
-//! "stored before" can only mean this very redrive.
+//! event was redriven. What a crash leaves behind is seen: a letter that was begun and not ended is *unfinished*, whether its
+//! copy was stored or not. It is not sent again by itself, for that might be twice, and it is not taken for redriven, for that
+//! might be never: `force` decides. The id names the decision, and is sealed, so that within the broker's window "stored
+//! before" can only mean this very redrive. A copy that is refused for certain is noted as not sent, and the letter is open.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,9 +18,10 @@ use agentbus_nats::publisher::{Message, Stored as Acked};
 use agentbus_nats::subject;
 use agentbus_proto::{Code, Fault};
 use async_nats::HeaderMap;
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::MissedTickBehavior;
 
-use super::facts::{Fact, REDRIVEN, Target};
+use super::facts::{Fact, Facts, Kind, Target};
 use super::filter::Filter;
 use super::guard::{self, Asked, Original, Plan};
 use super::letter::{DeadLetter, Stored};
@@ -44,23 +47,50 @@ impl DeadLetters {
         }
     }
 
-    /// Store, then the fact. In a task of its own: a caller that goes away must not separate the two.
-    async fn send(self: Arc<Self>, message: Message, mut fact: Fact) -> Result<(Acked, bool), Fault> {
+    /// Begin, store, end. In a task of its own, with the turn: a caller that goes away must not separate the three.
+    async fn send(
+        self: Arc<Self>,
+        message: Message,
+        mut fact: Fact,
+        mut turn: OwnedMutexGuard<Facts>,
+    ) -> Result<(Acked, bool), Fault> {
         let id = headers::get(Some(&message.headers), headers::MSG_ID).unwrap_or_default().to_owned();
-        let acked = self.bus.store(message).await?;
+        self.state(Kind::Begun, &fact, &id, &mut turn).await?;
+        let acked = match self.bus.store(message).await {
+            Ok(acked) => acked,
+            Err(fault) => {
+                if fault.code != Code::OutcomeUnknown
+                    && let Err(why) = self.state(Kind::Undone, &fact, &id, &mut turn).await
+                {
+                    tracing::warn!(dlq_seq = fact.dlq_seq, %why, "not redriven, but that could not be stored");
+                }
+                return Err(fault);
+            }
+        };
         fact.new_stream.clone_from(&acked.stream);
         fact.new_seq = acked.seq;
-        let payload = serde_json::to_vec(&fact).unwrap_or_default();
+        let recorded = self.state(Kind::Done, &fact, &id, &mut turn).await;
+        if let Err(fault) = &recorded {
+            tracing::warn!(dlq_seq = fact.dlq_seq, %fault, "redriven, but that could not be stored");
+        }
+        Ok((acked, recorded.is_ok()))
+    }
+
+    /// Stores a fact, and waits for the word that it is. A full stream is trimmed first.
+    async fn state(&self, kind: Kind, fact: &Fact, id: &str, facts: &mut Facts) -> Result<(), Fault> {
+        let payload = serde_json::to_vec(fact).unwrap_or_default();
         let mut headers = HeaderMap::new();
-        headers.insert(headers::MSG_ID, format!("{id}/fact"));
+        // The same decision can be begun, and given up, more than once.
+        let (name, now) = (kind.name(), SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
+        headers.insert(headers::MSG_ID, format!("{id}/{name}/{}", now.as_nanos()));
         headers.insert(headers::CONTENT_TYPE, "application/json");
-        let subject = subject::audit(self.names.namespace(), REDRIVEN);
-        match self.bus.store(Message { subject, headers, payload: payload.into() }).await {
-            Ok(_) => Ok((acked, true)),
-            Err(fault) => {
-                tracing::warn!(dlq_seq = fact.dlq_seq, %fault, "redriven, but the fact could not be stored");
-                Ok((acked, false))
+        let subject = subject::audit(self.names.namespace(), name);
+        let message = Message { subject, headers, payload: payload.into() };
+        match self.bus.store(message.clone()).await {
+            Err(fault) if fault.code == Code::StreamFull && self.trim_behind(facts, SystemTime::now()).await? > 0 => {
+                self.bus.store(message).await.map(drop)
             }
+            stored => stored.map(drop),
         }
     }
 }
@@ -131,11 +161,12 @@ impl Run<'_> {
         if !self.request.dry_run {
             self.ticks.tick().await;
         }
-        let mut facts = letters.facts.lock().await;
+        let mut facts = Arc::clone(&letters.facts).lock_owned().await;
         if let Err(fault) = letters.refresh(&mut facts).await {
             return Err(Box::new((letter, fault)));
         }
         letter.redriven = facts.of(letter.seq, &stored.at);
+        letter.unfinished = facts.begun(letter.seq, &stored.at);
         let (stream, namespace) = (letters.names.dead_letters(), letters.names.namespace());
         let Request { to, force, dry_run, .. } = *self.request;
         let secret = letters.secret.as_str();
@@ -162,7 +193,7 @@ impl Run<'_> {
             redrive: plan.redrive,
         };
         let message = copy(&stored, &letter, namespace, to, &plan, &now);
-        match tokio::spawn(letters.clone().send(message, fact)).await {
+        match tokio::spawn(letters.clone().send(message, fact, facts)).await {
             Ok(Ok((Acked { stream, seq, .. }, recorded))) => {
                 let redrive = plan.redrive;
                 Ok((letter, Outcome::Redriven { redrive, new_stream: stream, new_seq: seq, recorded }))

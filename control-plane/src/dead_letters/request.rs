@@ -86,7 +86,7 @@ pub enum Outcome {
         new_stream: String,
         /// Its number there.
         new_seq: u64,
-        /// The fact is in the audit stream. False: it is sent, but lists will show it as open.
+        /// That it was sent is in the audit stream. False: lists will show it as unfinished.
         recorded: bool,
     },
     /// Would be sent, without `dry_run`.

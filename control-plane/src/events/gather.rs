@@ -88,7 +88,7 @@ pub(super) struct Gather {
     pub bus: Arc<dyn Bus>,
     pub names: Names,
     pub grants: Arc<Grants>,
-    pub dead_letters: DeadLetters,
+    pub dead_letters: Arc<DeadLetters>,
     pub desk: Arc<Desk>,
     pub instances: OnceLock<watch::Receiver<Vec<InstanceStatus>>>,
 }

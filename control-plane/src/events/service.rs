@@ -41,9 +41,13 @@ pub struct Events {
 
 impl Events {
     /// `bus` needs the control plane's rights.
-    pub fn new(bus: Arc<dyn Bus>, names: Names, grants: Arc<Grants>, sizes: Sizes) -> Self {
-        // Only read here: nothing is redriven, so there is nothing to seal.
-        let dead_letters = DeadLetters::new(Arc::clone(&bus), names.clone(), String::new());
+    pub fn new(
+        bus: Arc<dyn Bus>,
+        names: Names,
+        grants: Arc<Grants>,
+        sizes: Sizes,
+        dead_letters: Arc<DeadLetters>,
+    ) -> Self {
         let (desk, instances) = (Arc::default(), OnceLock::new());
         Self { gather: Gather { bus, names, grants, dead_letters, desk, instances }, sizes }
     }

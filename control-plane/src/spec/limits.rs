@@ -57,7 +57,10 @@ fn limits(reader: &mut Reader, node: &Node, path: &str, limits: &mut AgentLimits
     let allowed = ["publish_rate", "event_bytes", "in_flight", "stored_bytes"];
     let Some(map) = reader.table(node, path, &allowed, &["memory", "cpu", "open_files"]) else { return };
     if let Some(node) = map.get("publish_rate") {
-        limits.publish_per_second = rate(reader, node, &map.name("publish_rate"));
+        limits.publish_per_second = match is_off(node) {
+            true => Some(RATE_MAX),
+            false => rate(reader, node, &map.name("publish_rate")),
+        };
     }
     if let Some(node) = map.get("event_bytes") {
         let bytes = size(reader, node, &map.name("event_bytes"), (1, 1 << 40));
@@ -67,8 +70,16 @@ fn limits(reader: &mut Reader, node: &Node, path: &str, limits: &mut AgentLimits
         limits.in_flight_max = reader.integer(node, &map.name("in_flight"), 1, IN_FLIGHT_MAX).map(|most| most as usize);
     }
     if let Some(node) = map.get("stored_bytes") {
-        limits.stored_bytes_max = size(reader, node, &map.name("stored_bytes"), (1, 1 << 60));
+        limits.stored_bytes_max = match is_off(node) {
+            true => Some(u64::MAX),
+            false => size(reader, node, &map.name("stored_bytes"), (1, 1 << 60)),
+        };
     }
+}
+
+/// The word for no limit where there is one unless something is said, and for no breaker.
+fn is_off(node: &Node) -> bool {
+    matches!(&node.value, super::yaml::Value::Scalar { text, .. } if text == "off")
 }
 
 /// `100/s`, `30/m`, `5/h`; events per second.
@@ -119,7 +130,7 @@ fn spool(reader: &mut Reader, node: &Node, path: &str) -> Option<SpoolOptions> {
 
 fn breaker(reader: &mut Reader, node: &Node, path: &str) -> Option<BreakerPolicy> {
     // `breaker: off` is the one value that is no mapping.
-    if matches!(&node.value, super::yaml::Value::Scalar { text, .. } if text == "off") {
+    if is_off(node) {
         return None;
     }
     let map = reader.table(node, path, &["failures", "open"], &[])?;

@@ -87,7 +87,7 @@ impl Instance {
             let next_tick = self.unit.next_tick();
             // Cancel-safe: what was said stays in the channel.
             let event = tokio::select! {
-                Some(said) = self.heard.recv() => self.take(said),
+                Some(said) = self.heard.recv() => self.take(said).await,
                 () = stop.cancelled(), if !self.unit.is_stopping() => Some(Event::Stop),
                 () = sleep_until(next_tick) => Some(Event::Tick),
             };
@@ -105,7 +105,7 @@ impl Instance {
     }
 
     /// Notes what was said, and what it means.
-    fn take(&mut self, said: Said) -> Option<Event> {
+    async fn take(&mut self, said: Said) -> Option<Event> {
         let line = self.setting.line.clone();
         match said {
             Said::SidecarStarted { pid } => {
@@ -138,7 +138,7 @@ impl Instance {
                 Some(Event::AgentStarted)
             }
             Said::AgentExited { success, killed, cause } => {
-                self.agent_ended(success, &cause);
+                self.agent_ended(success, &cause).await;
                 Some(Event::AgentExited { success, killed })
             }
         }
@@ -155,7 +155,7 @@ impl Instance {
         self.setting.line.update(|status| status.last_exit = Some(format!("sidecar: {cause}")));
     }
 
-    fn agent_ended(&self, success: bool, cause: &str) {
+    async fn agent_ended(&self, success: bool, cause: &str) {
         let instance = self.setting.instance.as_str();
         let stopping = self.unit.is_stopping();
         if stopping || success {
@@ -170,13 +170,17 @@ impl Instance {
         });
         // Exactly one of the two ends every run.
         let fact = if stopping { "agent.terminated.v1" } else { "agent.exited.v1" };
-        self.record(fact, "cause", cause.into());
+        self.setting.audit.keep(fact, self.about("cause", cause.into())).await;
     }
 
     fn record(&self, fact: &str, key: &str, value: serde_json::Value) {
+        self.setting.audit.record(fact, self.about(key, value));
+    }
+
+    fn about(&self, key: &str, value: serde_json::Value) -> serde_json::Value {
         let mut body = json!({"agent": self.setting.agent, "instance": self.setting.instance});
         body[key] = value;
-        self.setting.audit.record(fact, body);
+        body
     }
 
     fn perform(&mut self, command: Command) {

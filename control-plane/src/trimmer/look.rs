@@ -14,6 +14,7 @@ use agentbus_nats::read::{From, Query};
 use agentbus_nats::topology::METADATA_GROUP;
 use agentbus_proto::{Code, Fault};
 use async_nats::jetstream::consumer::DeliverPolicy;
+use time::OffsetDateTime;
 
 use super::decide::{Reader, Stream};
 use crate::spec::Retention;
@@ -21,10 +22,24 @@ use crate::spec::Retention;
 /// Most consumers of one stream that are understood. Beyond, nothing is removed: what is not seen might be needed.
 const CONSUMERS_MAX: usize = 20_000;
 
-/// First unsettled events that were looked up, by consumer, with the floor they belong to.
+/// First unsettled events that were looked up, by consumer.
 #[derive(Default)]
 pub(super) struct Look {
-    firsts: HashMap<String, (u64, (u64, SystemTime))>,
+    firsts: HashMap<String, Known>,
+}
+
+/// One of them, and what it was looked up for: in another stream, with other filters or behind another floor it is another.
+struct Known {
+    created: OffsetDateTime,
+    filters: Vec<String>,
+    settled: u64,
+    first: (u64, SystemTime),
+}
+
+impl Known {
+    fn is_for(&self, stream: &StreamInfo, reader: &Reader) -> bool {
+        (self.created, &self.filters, self.settled) == (stream.created, &reader.filters, reader.settled)
+    }
 }
 
 /// Who reads.
@@ -80,13 +95,14 @@ impl Look {
         if reader.unsettled == 0 {
             return Ok(reader);
         }
-        let known = self.firsts.get(&reader.consumer).filter(|(settled, _)| *settled == reader.settled);
+        let known = self.firsts.get(&reader.consumer).filter(|known| known.is_for(stream, &reader));
         reader.first = match known {
-            Some((_, first)) => Some(*first),
+            Some(known) => Some(known.first),
             None => first(bus, names, stream, &reader).await?,
         };
         if let Some(first) = reader.first {
-            self.firsts.insert(reader.consumer.clone(), (reader.settled, first));
+            let (created, filters, settled) = (stream.created, reader.filters.clone(), reader.settled);
+            self.firsts.insert(reader.consumer.clone(), Known { created, filters, settled, first });
         }
         Ok(reader)
     }

@@ -21,7 +21,7 @@ mod park;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -35,6 +35,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::Audit;
+use crate::dead_letters::{DeadLetters, Shares};
 use crate::grants::Grants;
 use crate::spec::Retention;
 
@@ -75,6 +76,10 @@ pub struct Trimmer {
     pub authority: Arc<Authority>,
     /// Remembers what was done.
     pub audit: Audit,
+    /// Knows which facts of the audit stream are kept elsewhere.
+    pub letters: Arc<DeadLetters>,
+    /// Knows for which group something may still be parked.
+    pub shares: Arc<Shares>,
 }
 
 /// What is kept from pass to pass.
@@ -84,10 +89,8 @@ struct State {
     deep: Option<Instant>,
     /// The last look at the size: when, and how many bytes.
     size: Option<(Instant, u64)>,
-    /// The dead letters have no room for what is to be parked.
-    letters_full: bool,
-    /// No parking before.
-    park_not_before: Instant,
+    /// Groups for which the dead letters have no room; no parking before.
+    no_room: BTreeMap<String, Instant>,
     parked: Vec<Parked>,
     removed: u64,
     noted: Instant,
@@ -101,8 +104,7 @@ impl Trimmer {
             look: Look::default(),
             deep: None,
             size: None,
-            letters_full: false,
-            park_not_before: now,
+            no_room: BTreeMap::new(),
             parked: Vec::new(),
             removed: 0,
             noted: now,
@@ -161,7 +163,7 @@ impl Trimmer {
             now,
         };
         let decision = decide::decide(seen, &self.retention);
-        self.tell(alarms, &decision, seen.stream.bytes_max, state.letters_full);
+        self.tell(alarms, &decision, seen.stream.bytes_max, &state.no_room);
         let others = match decision.others_below {
             Some(below) => {
                 let all = format!("ab.{}.>", self.names.namespace());
@@ -180,6 +182,9 @@ impl Trimmer {
         worked |= self.park(state, &decision).await?;
         if due {
             letters::trim(self, now).await?;
+            if let Err(fault) = self.letters.trim_facts(now).await {
+                tracing::warn!(%fault, "the audit stream was not trimmed");
+            }
         }
         Ok(if worked { BUSY_TICK / 4 } else { tick })
     }
@@ -192,17 +197,17 @@ impl Trimmer {
     }
 
     async fn park(&self, state: &mut State, decision: &Decision) -> Result<bool, Fault> {
-        if decision.parks.is_empty() || Instant::now() < state.park_not_before {
-            return Ok(false);
-        }
+        state.no_room.retain(|group, _| decision.parks.iter().any(|park| park.group == *group));
         let mut worked = false;
         for park in &decision.parks {
+            if state.no_room.get(&park.group).is_some_and(|not_before| Instant::now() < *not_before) {
+                continue;
+            }
             let Some(parked) = park::park(self, park).await? else {
-                state.park_not_before = Instant::now() + park::FULL_PAUSE;
-                state.letters_full = true;
-                break;
+                state.no_room.insert(park.group.clone(), Instant::now() + park::FULL_PAUSE);
+                continue;
             };
-            state.letters_full = false;
+            state.no_room.remove(&park.group);
             worked |= parked.letters > 0;
             match state.parked.iter_mut().find(|known| known.group == parked.group) {
                 Some(known) => known.add(&parked),
@@ -213,10 +218,16 @@ impl Trimmer {
     }
 
     /// Tells about groups that began, or ceased, to be in the way.
-    fn tell(&self, alarms: &watch::Sender<Vec<Lagging>>, decision: &Decision, bytes_max: u64, letters_full: bool) {
+    fn tell(
+        &self,
+        alarms: &watch::Sender<Vec<Lagging>>,
+        decision: &Decision,
+        bytes_max: u64,
+        no_room: &BTreeMap<String, Instant>,
+    ) {
         let on_lag = self.retention.on_lag;
-        let now: Vec<Lagging> =
-            decision.alarms.iter().map(|alarm| Lagging::new(alarm, on_lag, bytes_max, letters_full)).collect();
+        let told = |alarm: &decide::Alarm| Lagging::new(alarm, on_lag, bytes_max, no_room.contains_key(&alarm.group));
+        let now: Vec<Lagging> = decision.alarms.iter().map(told).collect();
         let before = alarms.borrow().clone();
         let known = |list: &[Lagging], one: &Lagging| list.iter().any(|other| other.same(one));
         for alarm in now.iter().filter(|alarm| !known(&before, alarm)) {

@@ -64,25 +64,31 @@ impl Parked {
 /// Parks as far as `park` says, or as far as it comes in one go; what is left is for the next pass. None when the dead
 /// letters have no room.
 pub(super) async fn park(trimmer: &Trimmer, park: &Park) -> Result<Option<Parked>, Fault> {
-    if !has_room(trimmer).await? {
+    let mut room = room(trimmer, &park.group).await?;
+    if room == 0 {
         tracing::warn!(group = park.group, "nothing is parked: the dead letters have no room left");
         return Ok(None);
     }
     let events = trimmer.names.events();
+    let Some(stream) = trimmer.bus.stream(&events).await? else { return Ok(None) };
+    // How large they are is known only when they are there.
+    let mean = (stream.bytes / stream.messages.max(1)).max(1);
     let Some(consumer) = trimmer.bus.consumer(&events, &park.consumer).await? else { return Ok(None) };
     // Where one sidecar at a time is pinned, there is something for us only when none is.
     let pinned = Some(consumer.config.priority_timeout).filter(|_| !consumer.config.priority_groups.is_empty());
     let mut slice = trimmer.bus.slices(&events, vec![park.consumer.clone()], pinned).await?;
     let mut run = Run::new(trimmer, park, pinned.is_some())?;
     let end = Instant::now() + PARK_MAX;
-    while Instant::now() < end {
+    while Instant::now() < end && room > 0 {
         let Some(consumer) = trimmer.bus.consumer(&events, &park.consumer).await? else { break };
         // Our own acks may not be counted yet, so what comes again is asked for at the beginning only.
         let again = if run.parked.last_seq == 0 { consumer.ack_pending } else { 0 };
-        let batch = batch(&mut slice, wanted(trimmer, park, &consumer, again).await?).await;
+        let most = usize::try_from(room.div_ceil(mean)).unwrap_or(usize::MAX);
+        let batch = batch(&mut slice, wanted(trimmer, park, &consumer, again).await?.min(most)).await;
         if batch.is_empty() {
             break;
         }
+        room = room.saturating_sub(batch.iter().map(|incoming| incoming.payload.len() as u64).sum());
         run.store(batch).await?;
     }
     let rest = slice.withdraw().await?;
@@ -112,10 +118,12 @@ async fn wanted(trimmer: &Trimmer, park: &Park, consumer: &ConsumerInfo, again: 
     Ok(if ahead > 0 { ahead } else { again })
 }
 
-async fn has_room(trimmer: &Trimmer) -> Result<bool, Fault> {
-    let Some(letters) = trimmer.bus.stream(&trimmer.names.dead_letters()).await? else { return Ok(false) };
+/// What may be parked for a group now, in bytes.
+async fn room(trimmer: &Trimmer, group: &str) -> Result<u64, Fault> {
+    let Some(letters) = trimmer.bus.stream(&trimmer.names.dead_letters()).await? else { return Ok(0) };
     let most = u64::try_from(letters.config.max_bytes).unwrap_or(u64::MAX);
-    Ok(letters.bytes < most / 100 * DEAD_LETTERS_PERCENT)
+    let left = (most / 100 * DEAD_LETTERS_PERCENT).saturating_sub(letters.bytes);
+    Ok(left.min(trimmer.shares.left_to_park(group).await?))
 }
 
 /// What is there now.

@@ -41,6 +41,22 @@ impl ControlReply {
     }
 }
 
+/// Asks, with the verb `letters`, for room to store a dead letter of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LettersRequest {
+    /// The group that gives an event up.
+    pub group: String,
+    /// What the letter takes.
+    pub bytes: u64,
+}
+
+/// The control plane's answer to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LettersAnswer {
+    /// What the group may store now, in advance of more letters. Less than was asked for: its share is used up.
+    pub bytes: u64,
+}
+
 /// The control plane's answer to the verb `standby`, which sidecars ask that are a fallback.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StandbyAnswer {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Limits of one agent; absent = none.
+/// Limits of one agent; absent = none. The control plane puts its defaults in before it grants them.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AgentLimits {

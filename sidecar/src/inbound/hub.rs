@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use self::clock::Unsent;
 use super::group;
 use super::receipt::Receipts;
+use super::share::Shares;
 use super::table::bounds::Bounds;
 use super::table::{Gone, Outgoing, Table};
 use crate::metrics::Metrics;
@@ -86,6 +87,8 @@ struct Inner {
     /// Answers given while there was no connection.
     unsent: Mutex<Vec<Unsent>>,
     receipts: Receipts,
+    /// Room for dead letters.
+    shares: Shares,
     /// The group loops, and what ends them: first of all in a drain.
     loops: TaskTracker,
     intake: CancellationToken,
@@ -112,6 +115,7 @@ impl Hub {
             secrets: RwLock::default(),
             unsent: Mutex::default(),
             receipts: Receipts::default(),
+            shares: Shares::default(),
             loops: TaskTracker::new(),
             intake: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -220,6 +224,10 @@ impl Hub {
     /// What is held or remembered of an event, for whoever asks where it is. `now` is the same moment twice.
     pub fn look(&self, wanted: &Wanted, now: (Instant, SystemTime)) -> Option<held::Held> {
         self.table().look(wanted, &self.inner.names.events(), now)
+    }
+
+    pub(super) fn shares(&self) -> &Shares {
+        &self.inner.shares
     }
 
     pub(super) fn receipts(&self) -> &Receipts {

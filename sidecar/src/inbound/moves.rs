@@ -179,7 +179,11 @@ impl Hub {
         let trace = trace.map(|context| context.traceparent());
         let secret = self.secret(group);
         let letter = moves::dead_letter(self.mover(group, &secret), incoming, attempts, class, cause, trace.as_deref());
-        match self.publisher().store(letter).await {
+        let stored = match self.shares().take(&**self.bus(), self.agent(), group, &letter).await {
+            Ok(()) => self.publisher().store(letter).await,
+            Err(fault) => Err(fault),
+        };
+        match stored {
             Ok(_) => {
                 self.answer(&incoming.receipt.subject, Answer::Ack).await;
                 let label = GroupClass { group: group.to_owned(), class: class.as_str() };

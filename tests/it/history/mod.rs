@@ -2,7 +2,10 @@
 //! read, and how stored events are read once more.
 
 mod ages;
+mod facts;
+mod lost;
 mod nats_cli;
 mod replay;
+mod runaway;
 mod trim;
 mod world;

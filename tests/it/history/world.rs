@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentbus::control::Api;
+use agentbus_control_plane::grants::{Common, Grants};
+use agentbus_control_plane::groups::Groups;
 use agentbus_control_plane::spec::Project;
 use agentbus_control_plane::{ControlPlane, Options};
 use agentbus_nats::bus::Bus;
-use agentbus_nats::grant::GroupGrant;
+use agentbus_nats::grant::{AgentLimits, GroupGrant};
 use agentbus_nats::identity::Authority;
 use agentbus_nats::topology::Sizes;
 use agentbus_nats::{headers, read};
@@ -23,13 +25,15 @@ use serde_json::{Value, json};
 const TOKEN: &str = "token-of-the-test";
 const MIB: i64 = 1 << 20;
 
-/// The agents of every world: `writer` publishes, `live` and `dead` read notes, `quiet` reads what nobody sends.
+/// The agents of every world: `writer` publishes, `live` and `dead` read notes, `wild` has its own topic, `quiet` reads what
+/// nobody sends.
 pub const AGENTS: &str = "
 agents:
   writer: {runner: process, command: [none], publish: ['>']}
   live: {runner: process, command: [none], subscribe: [note.>]}
   dead: {runner: process, command: [none], subscribe: [note.>]}
   strict: {runner: process, command: [none], subscribe: [strict.>], ordered: true}
+  wild: {runner: process, command: [none], subscribe: [wild.>], publish: [wild.>]}
   quiet: {runner: process, command: [none], subscribe: [nothing.>]}
 ";
 
@@ -64,16 +68,31 @@ impl World {
 
     /// The sidecar of a declared agent, and the agent beside it.
     pub async fn agent(&self, name: &str) -> (SidecarProcess, HttpAgent) {
+        let mut limits = AgentLimits::default();
         let (groups, publish): (Vec<_>, &[&str]) = match name {
+            "wild" => {
+                limits = self.default_limits(name);
+                (vec![group(name, &["wild.>"])], &["wild.>"])
+            }
             "writer" => (vec![], &[">"]),
             "strict" => (vec![GroupGrant { ordered: true, ..group(name, &["strict.>"]) }], &[]),
             reader => (vec![group(reader, &["note.>"])], &[]),
         };
-        let sidecar =
-            SidecarProcess::start(&self.broker, Member { agent: name, groups: &groups, publish, ..Member::default() })
-                .await;
+        let sidecar = SidecarProcess::start(
+            &self.broker,
+            Member { agent: name, groups: &groups, publish, limits, ..Member::default() },
+        )
+        .await;
         let agent = HttpAgent::of(&sidecar);
         (sidecar, agent)
+    }
+
+    /// What the control plane would grant an agent.
+    fn default_limits(&self, agent: &str) -> AgentLimits {
+        let project = Project::parse(&self.project, "agentbus.yaml").expect("a project");
+        let common = Common { namespace: "default".into(), servers: Vec::new(), event_bytes_max: EVENT_BYTES_MAX };
+        let grants = Grants::new(Arc::new(Authority::generate("default")), common, Groups::default());
+        grants.bounded(&project, &self.sizes).bounds(agent).limits
     }
 
     pub async fn get(&self, path: &str) -> Value {

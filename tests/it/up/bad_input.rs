@@ -116,6 +116,39 @@ async fn a_broker_that_cannot_be_reached_is_waited_for_a_bounded_time() {
 }
 
 #[tokio::test]
+async fn lost_keys_are_told_before_an_empty_bus_comes_up_and_restored_ones_open_the_data_again() {
+    let here = Installation::new().await;
+    let up = here.up(&[]).await;
+    let state = up.state.clone();
+    let (keys, saved) = (state.join("keys"), here.home().join("saved"));
+    let stored = up.me().post("/v1/publish", &serde_json::json!({"to": "note.made", "id": "kept"})).await;
+    assert_eq!(stored.status, 200, "{}", stored.body);
+    assert_eq!(up.stop().await, 0);
+    here.nothing_runs().await;
+
+    std::fs::rename(&keys, &saved).expect("moved");
+    let words = ["BAD_CONFIG", "authority.json", "nats/store", "backup"];
+    for args in [&["up"][..], &["up", "--memory"], &["up", "-d"]] {
+        refused(&here, &here.run(args).await, 64, &words);
+        assert!(!keys.exists(), "no new keys in place of the lost ones");
+    }
+    // Those of another bus are no better.
+    let other = here.home().join("other");
+    let elsewhere = here.up_in(&other, &[]).await;
+    assert_eq!(elsewhere.stop().await, 0);
+    here.nothing_runs().await;
+    std::fs::rename(other.join("keys"), &keys).expect("moved");
+    refused(&here, &here.run(&["up"]).await, 64, &words);
+
+    std::fs::remove_dir_all(&keys).expect("removed");
+    std::fs::rename(&saved, &keys).expect("moved back");
+    let up = here.up(&[]).await;
+    let shown: serde_json::Value = up.api("/v1/events/kept").await;
+    assert_eq!(shown["events"][0]["seq"], 1, "{shown}");
+    assert_eq!(up.stop().await, 0);
+}
+
+#[tokio::test]
 async fn a_taken_port_is_told_and_the_next_try_works() {
     let here = Installation::new().await;
     let taken = TcpListener::bind("127.0.0.1:0").expect("bound");

@@ -87,9 +87,10 @@ fn path(args: &Args, limit: usize, after: u64) -> String {
 
 fn row(letter: &DeadLetter) -> Vec<String> {
     let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { printable(text) };
-    let cause = match &letter.redriven {
-        Some(last) => format!("[redriven {}] {}", show::moment(&last.at), printable(&letter.cause)),
-        None => or_dash(&letter.cause),
+    let cause = match (&letter.unfinished, &letter.redriven) {
+        (Some(at), _) => format!("[redrive of {} unfinished] {}", show::moment(at), printable(&letter.cause)),
+        (None, Some(last)) => format!("[redriven {}] {}", show::moment(&last.at), printable(&letter.cause)),
+        (None, None) => or_dash(&letter.cause),
     };
     vec![
         letter.seq.to_string(),

@@ -35,7 +35,7 @@ pub struct Args {
     /// To the original address instead: every group there gets it again
     #[arg(long)]
     to_origin: bool,
-    /// Override the loop guard and the note that it was redriven already
+    /// Override the loop guard and the note that it was redriven already, or that a redrive of it is unfinished
     #[arg(long)]
     force: bool,
     /// Only say what would be done
@@ -158,7 +158,8 @@ impl Tally {
 fn text(result: &LetterResult) -> String {
     let what = match &result.outcome {
         Outcome::Redriven { new_stream, new_seq, redrive, recorded } => {
-            let note = if *recorded { "" } else { " (the list will show it as open: that could not be recorded)" };
+            let note =
+                if *recorded { "" } else { " (the list will show it as unfinished: that could not be recorded)" };
             format!("redriven to {new_stream} seq {new_seq}, time {redrive}{note}")
         }
         Outcome::WouldRedrive { redrive } => format!("would be redriven, time {redrive}"),

@@ -45,7 +45,11 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
         None => output::line(format!("no event: <{} bytes> {}", payload.len(), show::hex(&payload)))?,
     }
     let again = if shown.letter.redriven.is_some() { "send it once more" } else { "send it again" };
-    let force = if shown.letter.redriven.is_some() || looped(&shown) { " --force" } else { "" };
+    let force = if shown.letter.redriven.is_some() || shown.letter.unfinished.is_some() || looped(&shown) {
+        " --force"
+    } else {
+        ""
+    };
     output::say(format!("{again}: agentbus dlq redrive {}{force}", args.seq));
     Ok(())
 }
@@ -87,6 +91,7 @@ fn fields(shown: &Shown) -> Vec<(&'static str, String)> {
         ("stored at", origin),
         ("trace", shown.headers.get("traceparent").cloned().unwrap_or_default()),
         ("redriven", redriven.unwrap_or_default()),
+        ("unfinished", letter.unfinished.as_deref().map(show::moment).unwrap_or_default()),
         ("came back", redrives),
     ]
 }

@@ -36,7 +36,13 @@ pub(super) async fn check(global: &Global, report: &mut Report) -> anyhow::Resul
     }
     match api.get::<SystemStatus>("/v1/status").await {
         Ok(status) => {
-            let findings = [Some(connected(&status)), full(&status), Some(processes(&status.agents)), unheard(&status)];
+            let findings = [
+                Some(connected(&status)),
+                full(&status),
+                Some(processes(&status.agents)),
+                unheard(&status),
+                stalled(&status),
+            ];
             findings.into_iter().flatten().try_for_each(|finding| report.add(finding))?;
         }
         Err(fault) => report.add(Finding::fail("broker", fault.message, HUNG))?,
@@ -134,6 +140,14 @@ fn unheard(status: &SystemStatus) -> Option<Finding> {
         idle.map(|group| format!("{} ({})", group.group, output::count(group.lag, "event", "events"))).collect();
     (!list.is_empty())
         .then(|| Finding::warn("unheard groups", list.join(", "), "nobody of the group is connected; its events wait"))
+}
+
+/// Groups that can give up no more.
+fn stalled(status: &SystemStatus) -> Option<Finding> {
+    let list: Vec<&str> =
+        status.groups.iter().filter(|group| group.stalled).map(|group| group.group.as_str()).collect();
+    let advice = "their dead letters have used up their share: `agentbus dlq redrive`, or set `retention.dead_letters`";
+    (!list.is_empty()).then(|| Finding::warn("stalled groups", list.join(", "), advice))
 }
 
 async fn streams(api: &Api) -> Finding {

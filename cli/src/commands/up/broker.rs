@@ -62,6 +62,16 @@ pub(super) async fn obtain(flag: Option<PathBuf>) -> anyhow::Result<Binary> {
     Ok(progress::during("getting a nats-server", found).await?)
 }
 
+/// Where the broker keeps its files.
+fn folder(state: &Path) -> PathBuf {
+    state.join("nats")
+}
+
+/// Where the broker keeps what is stored.
+pub(super) fn store(state: &Path) -> PathBuf {
+    folder(state).join("store")
+}
+
 /// Starts `binary` with its files below `state`.
 pub(super) async fn start(
     binary: Binary,
@@ -69,8 +79,8 @@ pub(super) async fn start(
     port: Option<u16>,
     authority: &Authority,
 ) -> anyhow::Result<Broker> {
-    let folder = state.join("nats");
-    let store_dir = folder.join("store");
+    let folder = folder(state);
+    let store_dir = store(state);
     let quota = quota(&folder, &store_dir)?;
     let now = unix_now();
     let operator = OperatorMode::of(authority, now)?;

@@ -28,7 +28,7 @@ use super::beside::{self, Beside};
 use super::broker::{self, Broker};
 use super::demo::Audit;
 use super::project::Plan;
-use super::{Args, memory, summary, taken};
+use super::{Args, keys, memory, summary, taken};
 use crate::exit::fault;
 use crate::instance::{self, Door, Global, Instance};
 use crate::{output, programs, show};
@@ -187,6 +187,7 @@ async fn ground(args: &Args, plan: &Plan, tracer: Tracer) -> anyhow::Result<Grou
         let described = instance::Broker { creds: person(state, &authority)?, layout, ..broker };
         return Ok(Ground { authority, broker: None, memory: None, described, sizes });
     }
+    keys::check(state, namespace)?;
     let authority = authority::load_or_create(state, namespace).map_err(Fault::from)?.laid_out(layout);
     let creds = person(state, &authority)?;
     if in_memory {

@@ -1,7 +1,8 @@
 //! `agentbus up`: a whole bus on this machine in one command.
 //!
-//! `project` says what is started → `broker` obtains and keeps a nats-server (`beside` shares another bus's) → `foreground` adds the control plane, which starts sidecars and
-//! agents, and stops everything in order → `summary` says what runs. `demo` runs the audit on top (`watch`
+//! `project` says what is started, `keys` whether what is stored can be opened → `broker` obtains and keeps a nats-server (`beside`
+//! shares another bus's) → `foreground` adds the control plane, which starts sidecars and agents, and stops everything in order →
+//! `summary` says what runs. `demo` runs the audit on top (`watch`
 //! looks on, `progress` counts); `detach` does all of it in the background.
 
 mod beside;
@@ -9,6 +10,7 @@ mod broker;
 mod demo;
 mod detach;
 mod foreground;
+mod keys;
 mod memory;
 mod progress;
 mod project;
@@ -117,6 +119,7 @@ pub async fn run(global: &Global, args: Args) -> anyhow::Result<()> {
     }
     // Mistakes show here, at once, and not through a log. The child reads again: it is the one who holds the lock.
     let plan = Plan::load(&args, &state)?;
+    keys::check(&state, &plan.project.namespace)?;
     let server = match plan.in_memory(&args)? || args.beside.is_some() {
         true => None,
         false => Some(broker::obtain(args.nats_server.clone()).await?.path),

@@ -10,6 +10,7 @@ use super::cursor::{self, Cursor};
 use super::filter;
 use super::log::{Kept, Log};
 use crate::bus::{ConsumerInfo, StreamInfo};
+use crate::headers;
 use crate::read::{From, PAGE_BYTES_MAX, PAGE_MAX, Page, Query, Record};
 
 /// One page.
@@ -29,6 +30,7 @@ pub(super) fn page(log: &Log, query: &Query) -> Page {
         }
         let mut record = record(*seq, kept);
         if query.headers_only {
+            record.headers.insert(headers::PAYLOAD_BYTES, record.payload.len().to_string());
             record.payload.clear();
         }
         bytes += record.payload.len();
