@@ -169,7 +169,9 @@ impl Asks {
                     table.close(&id, number);
                 }
             }
-            Taken::Overrun => tracing::warn!(id, "an ask is given up: its replies are not read, or those of other asks"),
+            Taken::Overrun => {
+                tracing::warn!(id, "an ask is given up: its replies are not read, or those of other asks")
+            }
             Taken::Foreign => tracing::warn!(from, "dropped: a reply of somebody who was not asked"),
             Taken::Ahead | Taken::Passed | Taken::Unasked => {}
         }
