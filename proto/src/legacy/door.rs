@@ -79,7 +79,8 @@ fn deliverable(options: &Options) -> Result<(), Fault> {
     a_span("delivery_options.retry_delay", &options.retry_delay)?;
     let again = retries.is_some_and(|retries| *retries != 0) || present(&options.retry_delay).is_some();
     if options.require_ack == Some(Value::Bool(false)) && again {
-        let why = "`delivery_options` ask for retries, and with `require_ack` false there are none: leave one of them out";
+        let why =
+            "`delivery_options` ask for retries, and with `require_ack` false there are none: leave one of them out";
         return Err(invalid(why.to_owned()));
     }
     Ok(())
