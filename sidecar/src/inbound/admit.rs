@@ -197,7 +197,7 @@ mod tests {
     fn the_senders_pauses_come_before_the_groups() {
         let own = Policy::default().backoff();
         let check = |wish: Option<pb::Backoff>, wanted: Backoff| {
-            let delivery = Some(DeliveryOptions { backoff: wish.clone(), ..Default::default() });
+            let delivery = Some(DeliveryOptions { backoff: wish, ..Default::default() });
             let head = EventHead { delivery, ..EventHead::default() };
             assert_eq!(backoff(&head, &Policy::default()), wanted, "{wish:?}");
         };
