@@ -15,8 +15,8 @@ const RESERVE_BYTES: usize = BYTES_MAX / 4;
 /// Askers read within moments, or not at all.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// The room of all asks. Cheap to clone.
-#[derive(Debug, Clone)]
+/// The room of all asks.
+#[derive(Debug)]
 pub(super) struct Room {
     free: Arc<Semaphore>,
 }
