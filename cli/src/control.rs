@@ -59,7 +59,12 @@ impl Api {
     /// POST with a JSON body.
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Fault> {
         let body = serde_json::to_vec(body).map_err(|error| Fault::new(Code::InvalidEvent, error.to_string()))?;
-        self.call(Method::POST, path, body.into()).await
+        self.post_bytes(path, body.into()).await
+    }
+
+    /// POST with a body that somebody else has written.
+    pub async fn post_bytes<T: DeserializeOwned>(&self, path: &str, body: Bytes) -> Result<T, Fault> {
+        self.call(Method::POST, path, body).await
     }
 
     async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, Fault> {

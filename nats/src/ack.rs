@@ -23,6 +23,8 @@ pub struct Receipt {
     pub seq: u64,
     /// When it was stored.
     pub stored_at: SystemTime,
+    /// What the consumer still had to deliver behind it, at that moment.
+    pub pending: u64,
 }
 
 impl Receipt {
@@ -40,13 +42,14 @@ impl Receipt {
             ["$JS", "ACK", _domain, _account, rest @ ..] if rest.len() >= 7 => rest,
             _ => return None,
         };
-        let [stream, consumer, delivered, seq, _, nanos, ..] = rest else { return None };
+        let [stream, consumer, delivered, seq, _, nanos, pending, ..] = rest else { return None };
         Some(Self {
             stream: (*stream).to_owned(),
             consumer: (*consumer).to_owned(),
             delivered: delivered.parse().ok()?,
             seq: seq.parse().ok()?,
             stored_at: SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos.parse().ok()?),
+            pending: pending.parse().ok()?,
             subject,
         })
     }
@@ -108,7 +111,7 @@ mod tests {
         for subject in [short, long] {
             let receipt = Receipt::parse(subject).unwrap();
             assert_eq!((receipt.stream.as_str(), receipt.consumer.as_str()), ("AB_default_EVENTS", "readers"));
-            assert_eq!((receipt.delivered, receipt.seq), (2, 17));
+            assert_eq!((receipt.delivered, receipt.seq, receipt.pending), (2, 17, 4));
         }
         for subject in ["", "$JS.ACK.a.b", "_INBOX.x.1", "$JS.ACK.S.C.x.1.1.1.1"] {
             assert_eq!(Receipt::parse(subject), None, "{subject}");

@@ -230,6 +230,7 @@ pub fn example(stream: &str, seq: u64, subject: &str, payload: &'static [u8]) ->
             delivered: 1,
             seq,
             stored_at: SystemTime::UNIX_EPOCH,
+            pending: 0,
         }),
         subject: subject.to_owned().into(),
         headers: HeaderMap::new(),

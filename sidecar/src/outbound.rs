@@ -91,6 +91,11 @@ impl Outbound {
         }
     }
 
+    /// The agent that publishes here.
+    pub fn agent(&self) -> &str {
+        &self.inner.agent
+    }
+
     /// The limits that events are checked against.
     pub fn limits(&self) -> &Limits {
         &self.inner.limits

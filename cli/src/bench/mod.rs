@@ -73,6 +73,7 @@ fn report(args: &Args, samples: Samples, nats_server: String, start: Instant) ->
         deliver: pair(&samples.deliver, Rate::median),
         end_to_end: pair(&samples.echo, Latency::median),
         end_to_end_unary: Latency::median(&samples.echo_unary),
+        ask: Latency::median(&samples.ask),
         memory: samples.memory,
         sends: sends(args.arm),
         run: Run {
@@ -93,7 +94,7 @@ fn sends(choice: Choice) -> Pair<String> {
     let direct = "async-nats with full rights; the bytes and headers the sidecar would store, message ids included; publish window 4096, \
                   pull batch 5000, plain acks, events decoded";
     let sidecar = "generated gRPC client over TCP, one sidecar process per agent with its own scoped token; events with ids, publish \
-                   window 8192, credit 10000, events decoded, acks on the stream";
+                   window 8192, credit 10000, events decoded, acks and replies on the stream";
     let text = |arm, text: &str| (choice == Choice::Both || choice == arm).then(|| text.to_owned());
     Pair { direct: text(Choice::Direct, direct), sidecar: text(Choice::Sidecar, sidecar) }
 }

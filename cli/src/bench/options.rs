@@ -79,7 +79,7 @@ pub enum Step {
     Publish,
     /// Receiving with acks.
     Deliver,
-    /// From publish to received, one event at a time.
+    /// From publish to received, and from ask to reply, one event at a time.
     Latency,
 }
 

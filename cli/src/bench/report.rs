@@ -36,6 +36,8 @@ pub struct Report {
     pub end_to_end: Pair<Latency>,
     /// The sidecar arm with a unary publish.
     pub end_to_end_unary: Option<Latency>,
+    /// From an ask to its reply, one at a time: there and back.
+    pub ask: Option<Latency>,
     /// Memory of the sidecar.
     pub memory: Memory,
     /// What each arm sends.
@@ -179,6 +181,7 @@ impl Report {
             ("publish, unary, p50 / p99 us", self.publish_unary),
             ("end to end, publish stream, p50 / p99 us", self.end_to_end),
             ("end to end, unary publish, p50 / p99 us", Pair { direct: None, sidecar: self.end_to_end_unary }),
+            ("ask and reply, p50 / p99 us", Pair { direct: None, sidecar: self.ask }),
         ];
         let mut rows = rows(rates.map(|(name, pair)| (name, pair.map(|rate| format!("{:.0}", rate.per_second)))));
         rows.extend(self::rows(
@@ -289,6 +292,7 @@ mod tests {
             deliver: Pair { direct: None, sidecar: rate(7.0) },
             end_to_end: Pair { direct: latency(180.0, 400.0), sidecar: latency(260.0, 550.0) },
             end_to_end_unary: None,
+            ask: latency(400.0, 900.0),
             memory: Memory { idle_bytes: Some(5 << 20), ..Memory::default() },
             sends: Pair { direct: Some("bytes".to_owned()), sidecar: None },
             run: Run { rounds: 3, data_bytes: 256, stored_bytes: 400, counts, seconds: 20.0 },
@@ -321,6 +325,7 @@ mod tests {
                 "  end to end, publish stream  p50 +80 us, p99 +150 us"
             ]
         );
+        assert!(text.contains("ask and reply, p50 / p99 us               -          400 / 900"), "{text}");
         assert!(!text.contains("DEBUG"), "{text}");
     }
 

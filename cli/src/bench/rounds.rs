@@ -65,6 +65,8 @@ pub struct Samples {
     pub echo: BTreeMap<Arm, Vec<Latency>>,
     /// End to end with a unary publish, sidecar arm.
     pub echo_unary: Vec<Latency>,
+    /// Ask and reply, sidecar arm.
+    pub ask: Vec<Latency>,
     /// Of the sidecars.
     pub memory: Memory,
 }
@@ -101,6 +103,7 @@ impl<'a> Rounds<'a> {
         let writer = bus.sidecar(WRITER, &[], &["bench.>"]).await?;
         let reader = bus.sidecar("reader", &[deliver], &[]).await?;
         let echo = bus.sidecar("echo", &[echo], &[]).await?;
+        bus.say_served(WRITER).await?;
         tokio::time::sleep(IDLE_AFTER).await;
         let idle = reader.pid.and_then(procfs::memory);
         let memory = Memory {
@@ -226,7 +229,7 @@ impl<'a> Rounds<'a> {
         let mut direct = self.direct.echo(echo_group(Arm::Direct)).await?;
         let mut hop = sidecar::Echo::open(&self.writer.client, &self.echo.client, echo_group(Arm::Sidecar)).await?;
         let mut took: BTreeMap<Arm, Vec<Duration>> = BTreeMap::new();
-        let mut unary = Vec::new();
+        let (mut unary, mut asks) = (Vec::new(), Vec::new());
         for _ in 0..self.counts.one_at_a_time {
             for &arm in arms {
                 let samples = took.entry(arm).or_default();
@@ -235,6 +238,7 @@ impl<'a> Rounds<'a> {
                     Arm::Sidecar => {
                         samples.push(hop.round(&mut to_sidecar).await?);
                         unary.push(hop.round_unary(&mut to_sidecar).await?);
+                        asks.push(hop.round_ask(&mut to_sidecar).await?);
                     }
                 }
             }
@@ -247,6 +251,7 @@ impl<'a> Rounds<'a> {
             self.samples.echo.entry(arm).or_default().extend(Latency::of(samples));
         }
         self.samples.echo_unary.extend(Latency::of(unary));
+        self.samples.ask.extend(Latency::of(asks));
         Ok(())
     }
 

@@ -8,14 +8,14 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use agentbus_nats::bus::JetStream;
+use agentbus_nats::bus::{Bus as _, JetStream};
 use agentbus_nats::connect::{self, Identity};
-use agentbus_nats::grant::{FromSidecar, Grant, GroupGrant, Policy, Start, ToSidecar};
+use agentbus_nats::grant::{ControlReply, FromSidecar, Grant, GroupGrant, Policy, Start, ToSidecar};
 use agentbus_nats::identity::{Authority, Layout, Recipient};
 use agentbus_nats::names::Names;
 use agentbus_nats::server::{self, ConfigOptions, OperatorMode, Server};
 use agentbus_nats::topology::Sizes;
-use agentbus_nats::{consumers, plan, subject};
+use agentbus_nats::{asks, consumers, plan, subject};
 use agentbus_proto::{Code, Fault};
 use agentbus_runtime::launch;
 use anyhow::Context;
@@ -156,6 +156,22 @@ impl Bus {
         };
         let client = client::connect(&url, &token).await?;
         Ok(Sidecar { client, pid: child.id(), child, stdin, _stdout: stdout })
+    }
+
+    /// Stands in for the control plane, which an asker asks once a second whether somebody serves the address.
+    pub async fn say_served(&self, asker: &str) -> anyhow::Result<()> {
+        let mut questions = self.bus.subscribe(&subject::control(NAMESPACE, asker, asks::RESOLVE), None).await?;
+        let served = asks::Resolved { served: true, why: String::new() };
+        let answer = serde_json::to_vec(&ControlReply::Answer(serde_json::to_value(served)?))?;
+        let bus = Arc::clone(&self.bus);
+        tokio::spawn(async move {
+            while let Some(question) = questions.next().await {
+                let Some(reply) = question.reply else { continue };
+                // Unanswered, the asker goes on without.
+                let _ = bus.send_note(&reply, None, answer.clone().into()).await;
+            }
+        });
+        Ok(())
     }
 
     fn grant(&self, agent: &str, public_key: &str, groups: &[GroupGrant], publish: &[&str]) -> anyhow::Result<Grant> {

@@ -3,7 +3,7 @@
 use agentbus_proto::json::DeliveryJson;
 use agentbus_proto::{Code, Fault, duration};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::subscribe::own_group;
 use crate::control::Api;
@@ -33,6 +33,9 @@ pub struct Args {
     /// Ack what was printed
     #[arg(long)]
     pub ack: bool,
+    /// Print messages of the older format in the place of events
+    #[arg(long)]
+    pub legacy: bool,
 }
 
 /// The sidecar speaks to callers of its API; here, patterns do it.
@@ -43,8 +46,19 @@ fn hint(mut fault: Fault) -> Fault {
 }
 
 #[derive(Deserialize, Serialize)]
-struct Answer {
-    deliveries: Vec<DeliveryJson>,
+struct Answer<D> {
+    deliveries: Vec<D>,
+}
+
+/// A delivery with a message of the older format.
+#[derive(Deserialize, Serialize)]
+struct Handed {
+    delivery_id: String,
+    attempt: u32,
+    max_attempts: u32,
+    message: Value,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
 }
 
 /// Asks once and prints.
@@ -62,24 +76,41 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
         // What other groups of the same sidecar hold belongs to others.
         request["group"] = json!(group);
     }
-    let answer: Answer = api.post("/v1/receive", &request).await.map_err(hint)?;
+    if args.legacy {
+        let answer: Answer<Handed> = api.post("/v1/receive?format=message", &request).await.map_err(hint)?;
+        let line = |one: &Handed| (one.delivery_id.clone(), one.attempt, one.max_attempts, output::escaped(&one.message.to_string()));
+        return finish(global, args, &api, &answer, line).await;
+    }
+    let answer: Answer<DeliveryJson> = api.post("/v1/receive", &request).await.map_err(hint)?;
+    let line = |one: &DeliveryJson| {
+        // What was read as JSON can be written.
+        let event = output::json_text(&one.event).unwrap_or_default();
+        (one.delivery_id.clone(), one.attempt, one.max_attempts, event)
+    };
+    finish(global, args, &api, &answer, line).await
+}
+
+/// Prints, then acks if that is wanted. `line`: id, attempt, most attempts and what it holds.
+async fn finish<D: Serialize>(
+    global: &Global,
+    args: &Args,
+    api: &Api,
+    answer: &Answer<D>,
+    line: impl Fn(&D) -> (String, u32, u32, String),
+) -> anyhow::Result<()> {
     if global.json {
-        output::json(&answer)?;
+        output::json(answer)?;
     } else {
-        for delivery in &answer.deliveries {
-            let event = output::json_text(&delivery.event)?;
-            output::line(format!(
-                "{} attempt {} of {} {event}",
-                delivery.delivery_id, delivery.attempt, delivery.max_attempts
-            ))?;
+        for (id, attempt, most, held) in answer.deliveries.iter().map(&line) {
+            output::line(format!("{id} attempt {attempt} of {most} {held}"))?;
         }
         if answer.deliveries.is_empty() {
             output::say(format!("nothing within {}", args.wait));
         }
     }
     if args.ack {
-        for delivery in &answer.deliveries {
-            let _: Value = api.post(&format!("/v1/deliveries/{}/ack", delivery.delivery_id), &json!({})).await?;
+        for (id, ..) in answer.deliveries.iter().map(line) {
+            let _: Value = api.post(&format!("/v1/deliveries/{id}/ack"), &json!({})).await?;
         }
     }
     Ok(())

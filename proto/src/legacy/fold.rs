@@ -73,7 +73,8 @@ fn text<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-fn address(to: &str) -> Option<Address> {
+/// Whom a name means.
+pub(super) fn address(to: &str) -> Option<Address> {
     let lower = to.to_ascii_lowercase();
     match lower.as_str() {
         "all" | "broadcast" | "*" => Some(Address::Channel("all".to_owned())),
@@ -108,7 +109,7 @@ fn delivery(options: &Options) -> pb::DeliveryOptions {
 }
 
 /// Seconds, or a duration as text. Zero means none.
-fn span(value: &Value) -> Option<Duration> {
+pub(super) fn span(value: &Value) -> Option<Duration> {
     let span = match value {
         Value::String(text) => duration::parse(text).ok()?,
         _ => Duration::try_from_secs_f64(value.as_f64()?).ok()?,

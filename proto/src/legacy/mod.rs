@@ -3,12 +3,12 @@
 //! | existing | event | |
 //! |---|---|---|
 //! | `message_id` | `id` | as it is; whether it is allowed is for `validate` |
-//! | `from_agent` | – | `source` is whom the broker authenticated; kept in the attribute `legacy` |
+//! | `from_agent` | – | `source` is whom the broker authenticated, and a sidecar takes in no other name; kept in the attribute `legacy` |
 //! | `to_agent` | `to` | `name` and `@name` an agent (in lower case), `#name` a channel, `all`, `broadcast`, `*` the channel `all`; anything else: no address, who converts must set one |
 //! | `message_type` | `type` | when it is tokens with dots, else empty |
 //! | `priority` | `priority` | `low`; `normal`, `medium`; `high`, `urgent`, `critical`; anything else: unset |
 //! | `timestamp` | `time` | RFC 3339, the same without offset (UTC), or seconds since 1970 |
-//! | `ttl` | `expires` | `timestamp` + seconds (or a duration as text); without a timestamp: unset |
+//! | `ttl` | `expires` | `timestamp` + seconds (or a duration as text); without a timestamp from when it is taken in |
 //! | `body` | `data` | the JSON text of the whole body, content type `application/json` |
 //! | `delivery_options.require_ack` | `delivery.mode` | false = at most once, true = at least once |
 //! | `delivery_options.max_retries` | `delivery.max_attempts` | one more: the first attempt counts |
@@ -20,11 +20,17 @@
 //! Any other event becomes a message that a reader of the old format understands and that carries the encoded event in
 //! `body.metadata.agentbus_event`; from it exactly that event comes back. If somebody changed the readable part since,
 //! the carried event no longer counts.
+//!
+//! A sidecar takes messages in by `accept`, which refuses what would not be meant, and hands them out by `hand`.
 
 mod carry;
+mod door;
 mod fold;
+mod hand;
 mod message;
 
+pub use door::accept;
+pub use hand::hand;
 pub use message::{Body, Message, Options};
 
 use crate::code::Code;

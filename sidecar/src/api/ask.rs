@@ -13,9 +13,8 @@ use axum::extract::{Request, State as Shared};
 use axum::http::{HeaderMap, header};
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use futures_util::stream;
+use futures_util::stream::{self, BoxStream, StreamExt};
 use prost::Message;
-use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::State;
@@ -26,8 +25,9 @@ use crate::outbound::Parent;
 const TOGETHER_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// A stream without replies says that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// Replies on their way to a gRPC caller.
-pub(super) const REPLIES_MAX: usize = 16;
+
+/// The answers to a gRPC caller.
+pub(super) type Answers = BoxStream<'static, Result<AskResponse, Status>>;
 
 /// `POST /v1/ask`.
 pub(super) async fn ask(
@@ -50,11 +50,11 @@ pub(super) fn wants_stream(headers: &HeaderMap) -> bool {
 
 /// All replies in one answer, when the final one is here.
 async fn together(mut pending: Pending) -> Result<Response, Problem> {
-    let (mut before, mut bytes) = (Vec::new(), 0);
+    let (mut before, mut shares, mut bytes) = (Vec::new(), Vec::new(), 0);
     while let Some(reply) = pending.next().await? {
         if reply.info.index == 0 {
             // Another handling of the ask begins anew.
-            (before, bytes) = (Vec::new(), 0);
+            (before, shares, bytes) = (Vec::new(), Vec::new(), 0);
         }
         bytes += reply.event.len();
         if bytes > TOGETHER_BYTES_MAX {
@@ -69,6 +69,7 @@ async fn together(mut pending: Pending) -> Result<Response, Problem> {
             return Ok(Json(AnswerJson { reply: event, r#final: true, before }).into_response());
         }
         before.push(event);
+        shares.push(reply.share);
     }
     Err(Fault::new(Code::ReplyTimeout, "the replies ended without a final one").into())
 }
@@ -109,35 +110,17 @@ fn json(reply: &Reply) -> Result<EventJson, Fault> {
     Ok(EventJson::from(&Event::decode(reply.event.clone()).map_err(odd)?))
 }
 
-/// Opens an ask for a gRPC caller.
-pub(super) async fn open(state: &State, request: AskRequest, parent: &Parent) -> Result<Pending, Fault> {
+/// Asks for a gRPC caller. A reply that is a failure is sent, and is the status, too.
+pub(super) async fn grpc(state: &State, request: AskRequest, parent: &Parent) -> Result<Answers, Fault> {
     let timeout = request.timeout.map(|timeout| super::duration("timeout", timeout)).transpose()?;
-    state.asks.ask(request.event, None, timeout, parent).await
-}
-
-/// Feeds the replies to a gRPC caller. A reply that is a failure is sent, and is the status, too.
-pub(super) async fn feed(mut pending: Pending, replies: mpsc::Sender<Result<AskResponse, Status>>) {
-    loop {
-        let next = tokio::select! {
-            next = pending.next() => next,
-            () = replies.closed() => return,
-        };
-        let (answer, failure) = match next {
-            Ok(Some(reply)) => {
-                let failure = reply.failure();
-                (Ok(AskResponse { r#final: reply.info.r#final, reply: reply.event }), failure)
-            }
-            Ok(None) => return,
-            Err(fault) => (Err(fault.into()), None),
-        };
-        let over = answer.is_err();
-        if replies.send(answer).await.is_err() || over {
-            return;
-        }
+    let pending = Box::pin(state.asks.ask(request.event, None, timeout, parent)).await?;
+    let answers = stream::try_unfold((pending, None), |(mut pending, failure)| async move {
         if let Some(fault) = failure {
-            // Nobody there is fine.
-            let _ = replies.send(Err(fault.into())).await;
-            return;
+            return Err(Status::from(fault));
         }
-    }
+        let Some(reply) = pending.next().await? else { return Ok(None) };
+        let failure = reply.failure();
+        Ok(Some((AskResponse { r#final: reply.info.r#final, reply: reply.event }, (pending, failure))))
+    });
+    Ok(answers.boxed())
 }

@@ -8,7 +8,7 @@ use agentbus_proto::sidecar::v1::{
 };
 use agentbus_proto::sidecar::wire::sidecar_server::Sidecar;
 use agentbus_proto::sidecar::wire::{
-    AskRequest, AskResponse, GetStatusResponse, ListSchedulesResponse, PublishRequest, ReceiveResponse, ReplayResponse,
+    AskRequest, GetStatusResponse, ListSchedulesResponse, PublishRequest, ReceiveResponse, ReplayResponse,
     ScheduleRequest, SettleRequest, SubscribeRequest, settle_request,
 };
 use agentbus_proto::{Code, Fault};
@@ -43,7 +43,7 @@ type Answer<T> = Result<Response<T>, Status>;
 impl Sidecar for Service {
     type PublishStreamStream = ReceiverStream<Result<PublishResponse, Status>>;
     type SubscribeStream = subscribe::Frames;
-    type AskStream = ReceiverStream<Result<AskResponse, Status>>;
+    type AskStream = ask::Answers;
     type ReplayStream = ReceiverStream<Result<ReplayResponse, Status>>;
 
     async fn publish(&self, request: Request<PublishRequest>) -> Answer<PublishResponse> {
@@ -90,10 +90,7 @@ impl Sidecar for Service {
 
     async fn ask(&self, request: Request<AskRequest>) -> Answer<Self::AskStream> {
         let parent = parent(request.metadata());
-        let pending = Box::pin(ask::open(&self.state, request.into_inner(), &parent)).await?;
-        let (tx, rx) = mpsc::channel(ask::REPLIES_MAX);
-        tokio::spawn(ask::feed(pending, tx));
-        Ok(Response::new(ReceiverStream::new(rx)))
+        Ok(Response::new(ask::grpc(&self.state, request.into_inner(), &parent).await?))
     }
 
     async fn schedule(&self, request: Request<ScheduleRequest>) -> Answer<ScheduleResponse> {

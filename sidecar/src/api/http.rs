@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use agentbus_nats::names::Names;
 use agentbus_proto::duration::Text;
-use agentbus_proto::http::{Path, Problem, no_query, other_method};
+use agentbus_proto::event::v1::Event;
+use agentbus_proto::http::{Path, Problem, Query, no_query, other_method};
 use agentbus_proto::json::{DeliveryJson, PublishAnswerJson, PublishJson, ReplyWithJson};
 use agentbus_proto::sidecar::v1::Subscription;
-use agentbus_proto::{Code, Fault, timestamp};
+use agentbus_proto::sidecar::wire;
+use agentbus_proto::{Code, Fault, legacy, timestamp};
 use axum::extract::{Request, State as Shared};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::from_fn;
@@ -33,12 +35,13 @@ const WAIT_DEFAULT: Duration = Duration::from_secs(20);
 
 /// Routes of the HTTP API.
 pub(super) fn router(state: State) -> Router {
-    let queried = Router::new().route("/v1/schedules", get(schedules::list));
+    let queried =
+        Router::new().route("/v1/schedules", get(schedules::list)).route("/v1/receive", post(receive_events));
     Router::new()
         .route("/v1/publish", post(publish))
+        .route("/v1/messages", post(publish_message))
         .route("/v1/ask", post(super::ask::ask))
         .route("/v1/subscriptions", post(subscribe))
-        .route("/v1/receive", post(receive_events))
         .route("/v1/deliveries/{id}/{verb}", post(settle))
         .route("/v1/schedules", post(schedules::create))
         .route("/v1/schedules/{id}", delete(schedules::cancel))
@@ -63,8 +66,18 @@ async fn publish(Shared(state): Shared<State>, headers: HeaderMap, request: Requ
     let json = PublishJson::from_slice(&body)?;
     let park = json.park;
     let (event, ttl) = json.into_event()?;
-    let parent = parent(&headers);
-    let mut sent = state.outbound.send(event.encode_to_vec().into(), Wish { ttl, park }, &parent, None).await?;
+    send(&state, &headers, &event, Wish { ttl, park }).await
+}
+
+/// `POST /v1/messages`: the same for a message of the older format.
+async fn publish_message(Shared(state): Shared<State>, headers: HeaderMap, request: Request) -> Answer {
+    let body = body(&state, request).await?;
+    let (event, ttl) = legacy::accept(&body, state.outbound.agent())?;
+    send(&state, &headers, &event, Wish { ttl, park: false }).await
+}
+
+async fn send(state: &State, headers: &HeaderMap, event: &Event, wish: Wish) -> Answer {
+    let mut sent = state.outbound.send(event.encode_to_vec().into(), wish, &parent(headers), None).await?;
     Ok(match sent.outcome().await? {
         (id, Kept::Broker(stored)) => Json(stored_json(id, stored)).into_response(),
         (id, Kept::Spool) => {
@@ -131,12 +144,35 @@ struct ReceiveBody {
     group: String,
 }
 
-#[derive(Serialize)]
-struct ReceiveAnswer {
-    deliveries: Vec<DeliveryJson>,
+/// Query of `POST /v1/receive`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReceiveQuery {
+    #[serde(default)]
+    format: Format,
 }
 
-async fn receive_events(Shared(state): Shared<State>, request: Request) -> Answer {
+/// What a delivery holds.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Format {
+    /// The event, as `event`.
+    #[default]
+    Event,
+    /// A message of the older format, as `message`.
+    Message,
+}
+
+#[derive(Serialize)]
+struct ReceiveAnswer<D> {
+    deliveries: Vec<D>,
+}
+
+async fn receive_events(
+    Shared(state): Shared<State>,
+    Query(ReceiveQuery { format }): Query<ReceiveQuery>,
+    request: Request,
+) -> Answer {
     let wanted: ReceiveBody = parse_or_default(&body(&state, request).await?)?;
     if state.hub.is_draining() {
         return Err(hub::draining().into());
@@ -144,10 +180,22 @@ async fn receive_events(Shared(state): Shared<State>, request: Request) -> Answe
     let wait = wanted.wait.map_or(WAIT_DEFAULT, |wait| wait.0);
     let groups = state.control.joined(&wanted.group)?;
     let deliveries = receive::receive(&state.hub, &groups, wanted.max.unwrap_or(1), wait).await?;
+    match format {
+        Format::Event => handed(&state, deliveries, DeliveryJson::from_wire).await,
+        Format::Message => handed(&state, deliveries, legacy::hand).await,
+    }
+}
+
+/// The deliveries as they are `written`.
+async fn handed<D: Serialize>(
+    state: &State,
+    deliveries: Vec<wire::Delivery>,
+    written: fn(wire::Delivery) -> Result<D, Fault>,
+) -> Answer {
     let mut answer = ReceiveAnswer { deliveries: Vec::with_capacity(deliveries.len()) };
     for delivery in deliveries {
         let id = delivery.delivery_id.clone();
-        match DeliveryJson::from_wire(delivery) {
+        match written(delivery) {
             Ok(delivery) => answer.deliveries.push(delivery),
             // One that is no event must not take the others with it: it would come again and again.
             Err(fault) => drop(state.hub.settle(&id, How::Reject { reason: fault.message }).await),

@@ -13,7 +13,8 @@ use crate::inbound::{Gone, Hub, Outgoing};
 pub const MAX: usize = 1000;
 /// Longest wait.
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
-/// After the first delivery, others that are on their way are waited for this long.
+/// While the broker has more, what is on its way is waited for this long: it should be on this answer, not in our hands
+/// until the agent asks again.
 const LINGER: Duration = Duration::from_millis(5);
 
 /// Up to `max` deliveries of these groups; waits for the first one.
@@ -23,8 +24,8 @@ pub async fn receive(hub: &Hub, groups: &[String], max: usize, wait: Duration) -
     let id = hub.attach(groups, max, tx)?;
     let mut poll = Poll { hub, id, rx, taken: Vec::new(), answered: false };
     let end = Instant::now() + wait.min(WAIT_MAX);
-    poll.fill(end, 1).await;
-    poll.fill(Instant::now() + LINGER, max).await;
+    poll.fill(end, |poll| !poll.taken.is_empty()).await;
+    poll.fill(Instant::now() + LINGER, |poll| poll.taken.len() >= max || !poll.has_more_behind()).await;
     Ok(poll.answer())
 }
 
@@ -38,17 +39,19 @@ struct Poll<'a> {
 }
 
 impl Poll<'_> {
-    async fn fill(&mut self, end: Instant, enough: usize) {
-        if self.taken.is_empty() && enough > 1 {
-            return;
-        }
-        while self.taken.len() < enough {
+    async fn fill(&mut self, end: Instant, enough: impl Fn(&Self) -> bool) {
+        while !enough(self) {
             match timeout_at(end, self.rx.recv()).await {
                 Ok(Some(Outgoing::Delivery(delivery))) => self.taken.push(*delivery),
                 Ok(Some(Outgoing::Lost(id, _))) => self.taken.retain(|delivery| delivery.delivery_id != id),
                 Ok(Some(Outgoing::Draining) | None) | Err(_) => return,
             }
         }
+    }
+
+    /// With nothing behind the last one there is nothing to wait for: on a quiet bus an answer leaves at once.
+    fn has_more_behind(&self) -> bool {
+        self.taken.last().is_some_and(|delivery| self.hub.has_more_behind(&delivery.delivery_id))
     }
 
     fn answer(mut self) -> Vec<wire::Delivery> {

@@ -3,11 +3,12 @@
 //! The way of an ask: checked → somebody serves the address? (`served`; without a control plane we go on) → stored
 //! like any event, with `reply_by` → replies. A reply is stored too, but no consumer holds it: this sidecar hears it through
 //! a core subscription of its own, so it never queues behind what its agent has not read yet. What is stored while the
-//! connection is away is looked for afterwards (`missed`). Who hears what is decided in `table`; the asker's end is
-//! `pending`.
+//! connection is away is looked for afterwards (`missed`). Who hears what is decided in `table`, and how much of it may wait
+//! in `room`; the asker's end is `pending`.
 
 mod missed;
 mod pending;
+mod room;
 mod served;
 mod table;
 
@@ -38,8 +39,9 @@ pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 /// Replies of one ask that its asker has not read yet.
 const UNREAD_MAX: usize = 1024;
-/// Bytes of them; a larger one is handed on when nothing else is unread.
-const UNREAD_BYTES_MAX: usize = 64 << 20;
+/// Bytes of them; a larger one is handed on when nothing else is unread. Half of what all asks may hold.
+const UNREAD_BYTES_MAX: usize = room::BYTES_MAX / 2;
+
 /// The asks of one sidecar. Cheap to clone.
 #[derive(Clone)]
 pub struct Asks {
@@ -128,8 +130,8 @@ impl Asks {
         let (tx, rx) = mpsc::channel(UNREAD_MAX);
         // Before it is sent: the reply may be here before the broker's word.
         let unread = Arc::new(AtomicUsize::new(0));
-        self.table().open(id, answerers, now, Ear { to: tx, unread: Arc::clone(&unread) })?;
-        let waiting = Waiting { asks: self.clone(), id: id.to_owned(), rx, unread };
+        let number = self.table().open(id, answerers, now, Ear { to: tx, unread: Arc::clone(&unread) })?;
+        let waiting = Waiting { asks: self.clone(), id: id.to_owned(), number, rx, unread };
         let sent = async { self.inner.outbound.send_checked(checked).await?.stored().await };
         let late = |_| Fault::new(Code::OutcomeUnknown, "the broker has not confirmed the ask before its deadline");
         let (_, stored) = tokio::time::timeout_at(deadline, sent).await.map_err(late)??;
@@ -158,15 +160,17 @@ impl Asks {
             return;
         };
         let (id, from) = (reply.info.request_id.clone(), reply.head.source.clone());
-        match self.table().take(reply) {
-            Taken::Ready(to, ready) => {
-                for reply in ready {
-                    if !to.hand(reply) {
-                        // Its end notices by the channel's end.
-                        self.table().close(&id);
-                        break;
-                    }
+        // Handed on before the next one is looked at, whoever finds it: so they keep their order.
+        let mut table = self.table();
+        match table.take(reply) {
+            Taken::Ready { to, number, replies } => {
+                if !replies.into_iter().all(|reply| to.hand(reply)) {
+                    // Its end notices by the channel's end.
+                    table.close(&id, number);
                 }
+            }
+            Taken::Overrun => {
+                tracing::warn!(id, "an ask is given up: its replies are not read, or those of other asks")
             }
             Taken::Foreign => tracing::warn!(from, "dropped: a reply of somebody who was not asked"),
             Taken::Ahead | Taken::Passed | Taken::Unasked => {}
@@ -213,6 +217,7 @@ impl Ear {
 struct Waiting {
     asks: Asks,
     id: String,
+    number: u64,
     rx: mpsc::Receiver<Reply>,
     unread: Arc<AtomicUsize>,
 }
@@ -229,7 +234,7 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.asks.table().close(&self.id);
+        self.asks.table().close(&self.id, self.number);
     }
 }
 
@@ -264,7 +269,7 @@ fn read(subject: &str, traceparent: Option<&str>, event: Bytes) -> Option<Reply>
     // The sender token is the one name the broker has checked.
     (subject::sender(subject) == Some(head.source.as_str())).then(|| {
         let context = traceparent.and_then(Context::parse);
-        Reply { event, head, info, context }
+        Reply { event, head, info, context, share: None }
     })
 }
 
@@ -310,7 +315,7 @@ mod tests {
         let ear = Ear { to, unread: Arc::default() };
         let reply = |bytes: usize| {
             let (head, info) = (EventHead::default(), ReplyInfo::default());
-            Reply { event: vec![0; bytes].into(), head, info, context: None }
+            Reply { event: vec![0; bytes].into(), head, info, context: None, share: None }
         };
         assert!(ear.hand(reply(UNREAD_BYTES_MAX + 1)), "a single one always");
         assert!(!ear.hand(reply(1)));

@@ -6,6 +6,7 @@ use agentbus_proto::{Code, Fault, duration};
 use agentbus_runtime::trace::{Kind, Span, semconv};
 use tokio::time::Instant;
 
+use super::room::overrun;
 use super::{Reply, Waiting};
 use crate::outbound::fail;
 
@@ -89,9 +90,4 @@ impl Pending {
             fail(&mut self.span, &fault);
         }
     }
-}
-
-/// More replies than the asker has read.
-fn overrun() -> Fault {
-    Fault::new(Code::RateLimited, "the replies come faster than they are read; the ask is given up")
 }

@@ -3,7 +3,8 @@
 //!
 //! A reply may come twice (by subscription and when missed ones are looked for) and out of order; the asker sees each once
 //! and in order. The first group to reply is heard. When its handling of the ask begins anew, after a crash or a nack,
-//! the replies begin anew with it, at index 0; a handling before the one that is heard is not heard any more.
+//! the replies begin anew with it, at index 0; a handling before the one that is heard is not heard any more. An id may be
+//! asked again once its ask is over: each ask has a number of its own, so that whoever ends one cannot end the next.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::SystemTime;
@@ -14,6 +15,8 @@ use agentbus_proto::{Address, Code, EventHead, Fault};
 use agentbus_runtime::trace::Context;
 use bytes::Bytes;
 
+use super::room::{Room, Share};
+
 /// Asks of one sidecar under way at once.
 pub const ASKS_MAX: usize = 1000;
 /// Replies to one ask that may wait for one before them.
@@ -22,7 +25,7 @@ const AHEAD_MAX: usize = 256;
 const AHEAD_BYTES_MAX: usize = 16 << 20;
 
 /// One reply, read but not looked at.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub struct Reply {
     /// The event as it was stored.
     pub event: Bytes,
@@ -32,6 +35,8 @@ pub struct Reply {
     pub info: ReplyInfo,
     /// The trace it belongs to.
     pub context: Option<Context>,
+    /// Its part of what all asks may hold: kept for as long as anything of it is. None before it is taken in.
+    pub share: Option<Share>,
 }
 
 impl Reply {
@@ -77,10 +82,17 @@ impl Answerers {
 }
 
 /// What became of a reply.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub enum Taken<T> {
     /// For the asker, in order; the last of them may be the final one, and then the ask is over.
-    Ready(T, Vec<Reply>),
+    Ready {
+        /// Where they go.
+        to: T,
+        /// Number of the ask.
+        number: u64,
+        /// They.
+        replies: Vec<Reply>,
+    },
     /// One before it is missing.
     Ahead,
     /// Seen before, replaced, or of a group that was not the first.
@@ -89,11 +101,14 @@ pub enum Taken<T> {
     Unasked,
     /// From an agent that was not asked.
     Foreign,
+    /// There is no room for it; its ask is over.
+    Overrun,
 }
 
 /// One ask that waits. `T` is where its replies go.
 struct Waiting<T> {
     to: T,
+    number: u64,
     since: SystemTime,
     answerers: Answerers,
     run: Option<Run>,
@@ -111,16 +126,20 @@ struct Run {
 /// All asks of one sidecar, by event id.
 pub struct Table<T> {
     asks: HashMap<String, Waiting<T>>,
+    /// Number of the next ask.
+    next: u64,
+    room: Room,
 }
 
 impl<T: Clone> Table<T> {
     /// An empty one.
     pub fn new() -> Self {
-        Self { asks: HashMap::new() }
+        Self { asks: HashMap::new(), next: 0, room: Room::new() }
     }
 
-    /// Takes an ask in. `RATE_LIMITED` when there are too many, `INVALID_EVENT` when this one is waiting already.
-    pub fn open(&mut self, id: &str, answerers: Answerers, since: SystemTime, to: T) -> Result<(), Fault> {
+    /// Takes an ask in and gives its number. `RATE_LIMITED` when there are too many or their replies fill the room,
+    /// `INVALID_EVENT` when this one is waiting already.
+    pub fn open(&mut self, id: &str, answerers: Answerers, since: SystemTime, to: T) -> Result<u64, Fault> {
         if self.asks.contains_key(id) {
             let why = format!("an ask with the id `{id}` is waiting for its reply already");
             return Err(Fault::new(Code::InvalidEvent, why));
@@ -130,14 +149,19 @@ impl<T: Clone> Table<T> {
                 format!("{ASKS_MAX} asks of this agent are waiting for replies; ask again when some are answered");
             return Err(Fault::new(Code::RateLimited, why).with_retry_after(std::time::Duration::from_secs(1)));
         }
-        let waiting = Waiting { to, since, answerers, run: None };
+        self.room.check()?;
+        let number = self.next;
+        self.next += 1;
+        let waiting = Waiting { to, number, since, answerers, run: None };
         self.asks.insert(id.to_owned(), waiting);
-        Ok(())
+        Ok(number)
     }
 
-    /// Forgets an ask: it is over, or nobody waits any more.
-    pub fn close(&mut self, id: &str) {
-        self.asks.remove(id);
+    /// Forgets an ask: it is over, or nobody waits any more. A later one with the same id stays.
+    pub fn close(&mut self, id: &str, number: u64) {
+        if self.asks.get(id).is_some_and(|waiting| waiting.number == number) {
+            self.asks.remove(id);
+        }
     }
 
     /// Asks that wait, and since when.
@@ -146,7 +170,7 @@ impl<T: Clone> Table<T> {
     }
 
     /// Decides about a reply.
-    pub fn take(&mut self, reply: Reply) -> Taken<T> {
+    pub fn take(&mut self, mut reply: Reply) -> Taken<T> {
         let Some(waiting) = self.asks.get_mut(&reply.info.request_id) else { return Taken::Unasked };
         if !waiting.answerers.has(&reply.head.source) {
             return Taken::Foreign;
@@ -167,15 +191,20 @@ impl<T: Clone> Table<T> {
             // It is stored, and found when missed ones are looked for.
             return Taken::Ahead;
         }
+        reply.share = self.room.take(reply.event.len());
+        if reply.share.is_none() {
+            self.asks.remove(&reply.info.request_id);
+            return Taken::Overrun;
+        }
         run.ahead.insert(index, reply);
-        let ready = run.ready();
-        let Some(last) = ready.last() else { return Taken::Ahead };
-        let to = waiting.to.clone();
+        let replies = run.ready();
+        let Some(last) = replies.last() else { return Taken::Ahead };
+        let (to, number) = (waiting.to.clone(), waiting.number);
         if last.info.r#final {
             let id = last.info.request_id.clone();
             self.asks.remove(&id);
         }
-        Taken::Ready(to, ready)
+        Taken::Ready { to, number, replies }
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::time::{Duration, SystemTime};
 
-use agentbus_nats::grant::GroupGrant;
+use agentbus_nats::grant::{GroupGrant, Policy};
 use agentbus_nats::moves::{self, Class, Origin};
 use agentbus_nats::pull::Incoming;
 use agentbus_nats::schedule::Occurrence;
 use agentbus_nats::subject;
-use agentbus_proto::EventHead;
 use agentbus_proto::event::v1::DeliveryMode;
+use agentbus_proto::{EventHead, duration};
+use agentbus_runtime::backoff::Backoff;
 
 use crate::memory::{Key, Memory, Source, Verdict};
 
@@ -127,11 +128,24 @@ fn deliver(incoming: &Incoming, group: &GroupGrant, source: Source, head: EventH
     Admission::Deliver(Box::new(Fresh { head, attempt, attempts_max, ack_deadline, at_most_once }))
 }
 
+/// The pauses between attempts: the group's, and instead of each of its values what the sender wished.
+pub(super) fn backoff(head: &EventHead, policy: &Policy) -> Backoff {
+    let own = policy.backoff();
+    let Some(wish) = head.delivery.as_ref().and_then(|delivery| delivery.backoff.as_ref()) else { return own };
+    let span = |wish: Option<&prost_types::Duration>, own: Duration| {
+        wish.and_then(duration::from_proto).filter(|wish| !wish.is_zero()).map_or(own, |wish| wish.min(DELAY_MAX))
+    };
+    let initial = span(wish.initial.as_ref(), own.initial);
+    let max = span(wish.max.as_ref(), own.max).max(initial);
+    let factor = if wish.factor == 0.0 { own.factor } else { f64::from(wish.factor) };
+    Backoff { initial, max, factor, jitter: f64::from(wish.jitter) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use agentbus_nats::headers;
-    use agentbus_proto::event::v1::{DeliveryOptions, Event};
+    use agentbus_proto::event::v1::{self as pb, DeliveryOptions, Event};
     use prost::Message;
 
     fn group() -> GroupGrant {
@@ -177,6 +191,30 @@ mod tests {
         let once = Event { delivery: Some(delivery), ..event() };
         let Admission::Deliver(fresh) = check(&incoming(&once), &group()) else { panic!() };
         assert_eq!((fresh.attempts_max, fresh.at_most_once), (1, true));
+    }
+
+    #[test]
+    fn the_senders_pauses_come_before_the_groups() {
+        let own = Policy::default().backoff();
+        let check = |wish: Option<pb::Backoff>, wanted: Backoff| {
+            let delivery = Some(DeliveryOptions { backoff: wish, ..Default::default() });
+            let head = EventHead { delivery, ..EventHead::default() };
+            assert_eq!(backoff(&head, &Policy::default()), wanted, "{wish:?}");
+        };
+        let span = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+        let quiet = Backoff { jitter: 0.0, ..own };
+        check(None, own);
+        check(Some(pb::Backoff::default()), quiet);
+        check(Some(pb::Backoff { initial: span(0), ..pb::Backoff::default() }), quiet);
+        let initial = Duration::from_secs(5);
+        check(Some(pb::Backoff { initial: span(5), ..pb::Backoff::default() }), Backoff { initial, ..quiet });
+        let (initial, max) = (Duration::from_secs(60), Duration::from_secs(60));
+        let patient = pb::Backoff { initial: span(60), factor: 1.0, jitter: 0.5, ..pb::Backoff::default() };
+        check(Some(patient), Backoff { initial, max, factor: 1.0, jitter: 0.5 });
+        let max = Duration::from_secs(3);
+        check(Some(pb::Backoff { max: span(3), ..pb::Backoff::default() }), Backoff { max, ..quiet });
+        let forever = pb::Backoff { initial: span(i64::MAX), ..pb::Backoff::default() };
+        check(Some(forever), Backoff { initial: DELAY_MAX, max: DELAY_MAX, ..quiet });
     }
 
     #[test]

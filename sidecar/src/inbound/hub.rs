@@ -215,6 +215,11 @@ impl Hub {
         self.after_all();
     }
 
+    /// Whether the broker had more for the group when it sent this delivery.
+    pub fn has_more_behind(&self, id: &str) -> bool {
+        self.seal().open(id).is_some_and(|receipt| receipt.pending > 0)
+    }
+
     /// Puts deliveries back that were on an answer which never left.
     pub fn unhand(&self, ids: &[String]) {
         self.table().unhand(ids);

@@ -8,6 +8,7 @@ use agentbus_nats::moves::{self, Class, Mover};
 use agentbus_proto::{Code, Fault};
 use agentbus_runtime::trace::{Context, Kind, Span, semconv};
 
+use super::admit::backoff;
 use super::hub::Hub;
 use super::table::Held;
 use crate::memory::Verdict;
@@ -48,7 +49,7 @@ impl Hub {
                 }
             };
         }
-        let backoff = held.group.policy.backoff();
+        let backoff = backoff(&held.fresh.head, &held.group.policy);
         let delay = wait.unwrap_or_else(|| backoff.delay(attempt, rand::random()));
         if held.group.keeps_order() {
             // A copy elsewhere would overtake or be overtaken: order is kept by staying first in line.

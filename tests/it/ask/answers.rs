@@ -143,3 +143,28 @@ async fn only_who_was_asked_is_heard() {
     assert_eq!(answer.body["reply"]["data"], "mine", "{}", answer.body);
     drop(other);
 }
+
+#[tokio::test]
+async fn an_agent_that_polls_for_many_answers_as_soon_as_one_that_polls_for_one() {
+    let world = World::start().await;
+    let (asker, helper, other) =
+        (world.sidecar("asker").await, world.sidecar("helper").await, world.sidecar("other").await);
+    let a = HttpAgent::of(&asker);
+    let _many = Echo::start_with(&world, &HttpAgent::of(&helper), "helper--inbox", 10).await;
+    let _one = Echo::start_with(&world, &HttpAgent::of(&other), "other--inbox", 1).await;
+    let mut took = [Vec::new(), Vec::new()];
+    // In turns, so that both meet the same load.
+    for _ in 0..40 {
+        for (to, took) in ["@helper", "@other"].into_iter().zip(&mut took) {
+            let began = Instant::now();
+            let answer = a.post("/v1/ask", &json!({"to": to, "data": 1, "timeout": "20s"})).await;
+            took.push(began.elapsed());
+            assert_eq!(answer.status, 200, "{}", answer.body);
+        }
+    }
+    let [many, one] = took.map(|mut took| {
+        took.sort();
+        took[took.len() / 2]
+    });
+    assert!(many < one + Duration::from_millis(3), "{many:?} where ten are polled for, {one:?} where one is");
+}

@@ -7,4 +7,4 @@ mod commands;
 mod streams;
 mod trace;
 mod unhappy;
-mod world;
+pub mod world;

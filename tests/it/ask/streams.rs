@@ -168,3 +168,41 @@ async fn an_answer_that_begins_anew_replaces_what_came_before() {
     assert_eq!((before, &answer.body["reply"]["data"]), (vec![&json!("one")], &json!("two")), "{}", answer.body);
     assert_eq!(answer.body["reply"]["source"], "other");
 }
+
+#[tokio::test]
+async fn replies_that_nobody_reads_have_a_bound_over_all_asks() {
+    // Of the 64 MiB that all asks may hold, the last quarter is for those that wait already.
+    const PIECE_BYTES: usize = 900 << 10;
+    const PIECES_MAX: usize = 100;
+    let world = World::start().await;
+    let (asker, helper) = (world.sidecar("asker").await, world.sidecar("helper").await);
+    let (a, h) = (HttpAgent::of(&asker), HttpAgent::of(&helper));
+    let mut unread = Vec::new();
+    for _ in 0..3 {
+        let taken = taking(&h);
+        listens(&world, "helper--inbox").await;
+        let (_, sse) = Sse::ask(&a, json!({"to": "@helper", "timeout": "10m"})).await;
+        unread.push((sse, taken.await.unwrap()));
+    }
+    let refused = async {
+        for piece in 0..PIECES_MAX {
+            // One ask alone may hold half of it.
+            let (_, delivery) = &unread[piece % unread.len()];
+            reply(&h, delivery, json!({"data": "x".repeat(PIECE_BYTES), "more": true})).await;
+            let more = a.post("/v1/ask", &json!({"to": "@helper", "timeout": "1ms"})).await;
+            if more.body["code"] == "RATE_LIMITED" {
+                return more;
+            }
+        }
+        panic!("no bound within {PIECES_MAX} pieces");
+    };
+    let refused = Box::pin(refused).await;
+    assert_eq!((refused.status, refused.body["retry_after"].is_null()), (429, false), "{}", refused.body);
+    // Nobody has to wait for those who do not read: what they leave is free again.
+    unread.clear();
+    agentbus_tests::wait::until("room", || async {
+        let more = a.post("/v1/ask", &json!({"to": "@helper", "timeout": "1ms"})).await;
+        if more.body["code"] == "RATE_LIMITED" { Err(more.body) } else { Ok(()) }
+    })
+    .await;
+}

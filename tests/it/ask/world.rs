@@ -103,8 +103,13 @@ pub fn asking(agent: &HttpAgent, body: Value) -> JoinHandle<Answer> {
 
 /// The next ask that an agent is given, whatever else comes: that is acked.
 pub async fn next_ask(agent: &HttpAgent) -> Value {
+    next_ask_of(agent, 1).await
+}
+
+/// The same with polls for so many, of which one comes.
+async fn next_ask_of(agent: &HttpAgent, max: usize) -> Value {
     until("an ask", || async {
-        let delivery = agent.receive(1, "5s").await.pop().ok_or("nothing")?;
+        let delivery = agent.receive(max, "5s").await.pop().ok_or("nothing")?;
         if delivery["event"]["reply_by"].is_string() {
             return Ok(delivery);
         }
@@ -133,10 +138,15 @@ pub struct Echo(JoinHandle<()>);
 impl Echo {
     /// Starts answering; waits until it listens at the broker, so that asks find somebody.
     pub async fn start(world: &World, agent: &HttpAgent, group: &str) -> Self {
+        Self::start_with(world, agent, group, 1).await
+    }
+
+    /// The same with polls for so many, where one ask is under way at a time.
+    pub async fn start_with(world: &World, agent: &HttpAgent, group: &str, max: usize) -> Self {
         let voice = agent.clone();
         let task = tokio::spawn(async move {
             loop {
-                let delivery = next_ask(&voice).await;
+                let delivery = next_ask_of(&voice, max).await;
                 reply(&voice, &delivery, json!({"data": {"echo": delivery["event"]["data"]}})).await;
             }
         });

@@ -7,6 +7,7 @@ mod door;
 mod headers;
 mod ids;
 mod limits;
+mod messages;
 mod openapi;
 mod refusals;
 mod settle;

@@ -114,6 +114,36 @@ async fn the_described_keys_are_those_that_are_taken() {
     }
 }
 
+#[tokio::test]
+async fn the_described_keys_of_a_message_are_those_that_are_taken() {
+    let edge = Edge::start().await;
+    let message = &document(&edge).await["components"]["schemas"]["Message"]["properties"];
+    let keys = |described: &Value| described["properties"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let mut whole = json!({});
+    for key in message.as_object().unwrap().keys() {
+        whole[key] = Value::Null;
+    }
+    for key in ["message_id", "to_agent", "message_type"] {
+        whole[key] = json!("x");
+    }
+    whole["from_agent"] = json!("somebody");
+    for place in ["body", "delivery_options"] {
+        whole[place] = json!({});
+        for key in keys(&message[place]) {
+            whole[place][key] = Value::Null;
+        }
+    }
+    // Every key is known: what is wrong is the sender.
+    let answer = edge.agent.post("/v1/messages", &whole).await;
+    assert_eq!((answer.status, answer.body["code"].as_str()), (403, Some("SCOPE_DENIED")), "{}", answer.body);
+    for place in ["", "/body", "/delivery_options"] {
+        let mut odd = whole.clone();
+        odd.pointer_mut(place).unwrap()["other"] = json!(1);
+        let answer = edge.agent.post("/v1/messages", &odd).await;
+        assert!(answer.body["detail"].as_str().unwrap().contains("unknown key"), "{place}: {}", answer.body);
+    }
+}
+
 fn references(value: &Value) -> Vec<String> {
     match value {
         Value::Object(map) => {

@@ -89,6 +89,7 @@ pages! {
     comfort: "docs/guide/comfort.md",
     history: "docs/guide/history.md",
     limits: "docs/guide/limits.md",
+    messages: "docs/guide/messages.md",
     offline: "docs/guide/offline.md",
     order: "docs/guide/order.md",
     status: "docs/guide/status.md",

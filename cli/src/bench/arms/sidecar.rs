@@ -7,8 +7,8 @@ use agentbus_nats::names::Names;
 use agentbus_proto::Fault;
 use agentbus_proto::event::v1::Event;
 use agentbus_proto::sidecar::v1::{
-    Ack, Delivery, Open, PublishRequest, PublishResponse, SettleRequest, SubscribeRequest, SubscribeResponse,
-    Subscription, settle_request, subscribe_request, subscribe_response,
+    Ack, AskRequest, Delivery, Open, PublishRequest, PublishResponse, ReplyWith, SettleRequest, SubscribeRequest,
+    SubscribeResponse, Subscription, settle_request, subscribe_request, subscribe_response,
 };
 use anyhow::Context;
 use async_nats::jetstream;
@@ -126,8 +126,25 @@ impl Subscriber {
     }
 
     async fn ack(&self, delivery: Delivery) -> anyhow::Result<()> {
-        let how = Some(settle_request::How::Ack(Ack {}));
-        let settle = SettleRequest { delivery_id: delivery.delivery_id, emit: Vec::new(), how };
+        self.settle(delivery, settle_request::How::Ack(Ack {})).await
+    }
+
+    /// Replies with the data of the ask, and waits until that is stored.
+    async fn reply(&mut self, mut delivery: Delivery) -> anyhow::Result<()> {
+        let Event { data, content_type, .. } = delivery.event.take().unwrap_or_default();
+        let reply = ReplyWith { data, content_type, ..ReplyWith::default() };
+        self.settle(delivery, settle_request::How::Reply(reply)).await?;
+        let answer = self.answers.message().await.map_err(Fault::from)?.context("the subscribe stream ended early")?;
+        match answer.frame {
+            Some(subscribe_response::Frame::Settled(settled)) => {
+                settled.failure.map_or(Ok(()), |failure| Err(Fault::from(failure).into()))
+            }
+            other => anyhow::bail!("the sidecar sent something else: {other:?}"),
+        }
+    }
+
+    async fn settle(&self, delivery: Delivery, how: settle_request::How) -> anyhow::Result<()> {
+        let settle = SettleRequest { delivery_id: delivery.delivery_id, emit: Vec::new(), how: Some(how) };
         send(&self.frames, subscribe_request::Frame::Settle(settle)).await
     }
 }
@@ -203,5 +220,27 @@ impl Echo {
         let (delivery, took) = received?;
         self.subscriber.ack(delivery).await?;
         Ok(took)
+    }
+
+    /// There and back: from an ask to its reply, decoded.
+    pub async fn round_ask(&mut self, events: &mut Events) -> anyhow::Result<Duration> {
+        let start = Instant::now();
+        let event = events.event();
+        let id = event.id.clone();
+        let mut client = self.publisher.clone();
+        let asked = async {
+            let request = AskRequest { event: Some(event), timeout: None };
+            let mut replies = client.ask(request).await.map_err(Fault::from)?.into_inner();
+            let reply = replies.message().await.map_err(Fault::from)?.context("the ask ended without a reply")?;
+            anyhow::ensure!(reply.r#final, "a reply in several pieces");
+            anyhow::Ok(start.elapsed())
+        };
+        let replied = async {
+            let delivery = self.subscriber.event(&id).await?;
+            self.subscriber.reply(delivery).await
+        };
+        let (asked, replied) = tokio::join!(asked, replied);
+        replied?;
+        asked
     }
 }

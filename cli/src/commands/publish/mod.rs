@@ -7,7 +7,7 @@ mod later;
 
 use agentbus_proto::event::v1::{DeliveryOptions, Event, Priority};
 use agentbus_proto::json::PublishAnswerJson;
-use agentbus_proto::sidecar::v1::{PublishRequest, PublishResponse};
+use agentbus_proto::sidecar::v1::PublishRequest;
 use agentbus_proto::{Address, Code, Fault, duration};
 use bytes::Bytes;
 use clap::ValueEnum;
@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::client::Client;
+use crate::control::Api;
 use crate::exit::{self, Silent, fault};
 use crate::instance::Global;
 use crate::output;
@@ -30,14 +31,21 @@ const LINES_IN_FLIGHT_MAX: usize = 256;
 /// with the same --id is safe.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  agentbus publish notes.created '{\"text\":\"hello\"}'\n  agentbus publish @reviewer 'have a look'\n  agentbus publish '#all' hello\n  echo hello | agentbus publish notes.created -\n  agentbus publish files.new @photo.jpg --type file.new.v1 --ttl 1h\n  agentbus publish reports.wanted now --cron '0 9 * * 1-5' --time-zone Europe/Berlin\n  cat events.ndjson | agentbus publish notes.created --lines"
+    after_help = "Examples:\n  agentbus publish notes.created '{\"text\":\"hello\"}'\n  agentbus publish @reviewer 'have a look'\n  agentbus publish '#all' hello\n  echo hello | agentbus publish notes.created -\n  agentbus publish files.new @photo.jpg --type file.new.v1 --ttl 1h\n  agentbus publish reports.wanted now --cron '0 9 * * 1-5' --time-zone Europe/Berlin\n  cat events.ndjson | agentbus publish notes.created --lines\n  agentbus publish --legacy @message.json"
 )]
 pub struct Args {
     /// Address: a topic such as notes.created, @AGENT, @POOL, '#CHANNEL' or '#all'
-    pub to: String,
+    #[arg(required_unless_present = "legacy")]
+    pub to: Option<String>,
     /// The data: text, - for stdin, @FILE for a file
     #[arg(allow_hyphen_values = true)]
     pub data: Option<String>,
+    /// Send a message of the older format, which says everything itself: JSON, - for stdin, @FILE for a file
+    #[arg(long, value_name = "MESSAGE", conflicts_with_all = [
+        "to", "data", "lines", "event_type", "id", "ttl", "content_type", "attributes", "correlation_id", "priority",
+        "key", "receipt", "park", "at", "after", "cron",
+    ])]
+    pub legacy: Option<String>,
     /// One event for each line of stdin
     #[arg(long, conflicts_with_all = ["data", "id"])]
     pub lines: bool,
@@ -89,6 +97,9 @@ pub enum Lane {
 
 /// Publishes and prints the answers.
 pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
+    if let Some(message) = &args.legacy {
+        return legacy(global, message).await;
+    }
     let template = template(args)?;
     let mut client = if args.lines {
         return lines(global, args, template).await;
@@ -102,7 +113,14 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     }
     let id = request.event.as_ref().map(|event| event.id.clone()).unwrap_or_default();
     let answer = client.publish(request).await.map_err(Fault::from).map_err(|fault| resend_hint(fault, &id))?;
-    print(global, answer.into_inner())
+    print(global, &answer.into_inner().try_into()?)
+}
+
+/// Sends a message as it is: what it means is the sidecar's business.
+async fn legacy(global: &Global, message: &str) -> anyhow::Result<()> {
+    let message = input::data(Some(message)).await?;
+    let door = global.door()?;
+    print(global, &Api::sidecar(&door.url, &door.token).post_bytes("/v1/messages", message).await?)
 }
 
 fn resend_hint(mut fault: Fault, id: &str) -> Fault {
@@ -177,16 +195,15 @@ async fn answers(
                 Fault::new(fault.code, format!("line {number} was not stored: {}", fault.message))
             });
         } else {
-            print(global, answer)?;
+            print(global, &answer.try_into()?)?;
         }
     }
     Ok(refused)
 }
 
-fn print(global: &Global, answer: PublishResponse) -> anyhow::Result<()> {
-    let answer = PublishAnswerJson::try_from(answer)?;
+fn print(global: &Global, answer: &PublishAnswerJson) -> anyhow::Result<()> {
     if global.json {
-        return output::json_line(&answer);
+        return output::json_line(answer);
     }
     let seq = answer.seq.map(|seq| format!(" seq {seq}")).unwrap_or_default();
     let place = if answer.stream.is_empty() { answer.stored.clone() } else { format!("{}{seq}", answer.stream) };
@@ -196,7 +213,7 @@ fn print(global: &Global, answer: PublishResponse) -> anyhow::Result<()> {
 
 /// Everything but id and data.
 fn template(args: &Args) -> anyhow::Result<Event> {
-    let to: Address = args.to.parse()?;
+    let to: Address = args.to.as_deref().unwrap_or_default().parse()?;
     if let Some(ttl) = &args.ttl {
         duration::parse(ttl).map_err(|error| fault(Code::InvalidEvent, format!("--ttl: {error}")))?;
     }

@@ -231,6 +231,8 @@ impl World {
                 delivered: count,
                 seq,
                 stored_at: kept.at,
+                // What there is for this taker is handed out in one go.
+                pending: 0,
             };
             let (headers, payload) = (kept.headers.clone(), kept.payload.clone());
             self.takers.give(taker, Incoming { receipt, subject: kept.subject.clone(), headers, payload });

@@ -1,5 +1,6 @@
 //! What an asker hears of the replies to its asks.
 
+use super::super::room::BYTES_MAX;
 use super::*;
 
 fn reply(from: &str, run: &str, index: u32, last: bool) -> Reply {
@@ -7,7 +8,7 @@ fn reply(from: &str, run: &str, index: u32, last: bool) -> Reply {
     let info =
         ReplyInfo { request_id: "q".into(), index, r#final: last, group, run: run.to_owned(), ..ReplyInfo::default() };
     let head = EventHead { source: from.to_owned(), reply: Some(info.clone()), ..EventHead::default() };
-    Reply { event: Bytes::new(), head, info, context: None }
+    Reply { event: Bytes::new(), head, info, context: None, share: None }
 }
 
 fn table(answerers: Answerers) -> Table<()> {
@@ -19,9 +20,9 @@ fn table(answerers: Answerers) -> Table<()> {
 /// Indices handed on; what is not ready by its name.
 fn take(table: &mut Table<()>, reply: Reply) -> String {
     match table.take(reply) {
-        Taken::Ready((), ready) => {
+        Taken::Ready { replies, .. } => {
             let text = |reply: &Reply| format!("{}{}", reply.info.index, if reply.info.r#final { "!" } else { "" });
-            ready.iter().map(text).collect::<Vec<_>>().join(" ")
+            replies.iter().map(text).collect::<Vec<_>>().join(" ")
         }
         other => format!("{other:?}"),
     }
@@ -100,14 +101,57 @@ fn asks_and_replies_that_wait_are_bounded() {
     };
     assert_eq!(open(&mut table, "7"), Err(Code::InvalidEvent));
     assert_eq!(open(&mut table, "q"), Err(Code::RateLimited));
-    table.close("7");
-    assert_eq!(open(&mut table, "q"), Ok(()));
+    table.close("7", 7);
+    assert_eq!(open(&mut table, "q"), Ok(ASKS_MAX as u64));
     for index in 1..=2 * AHEAD_MAX as u32 {
         assert_eq!(take(&mut table, reply("b", "g/1", index, false)), "Ahead");
     }
-    let Taken::Ready((), ready) = table.take(reply("b", "g/1", 0, false)) else { panic!() };
+    let Taken::Ready { replies, .. } = table.take(reply("b", "g/1", 0, false)) else { panic!() };
     // The rest is found when missed ones are looked for.
-    assert_eq!(ready.len(), AHEAD_MAX + 1);
+    assert_eq!(replies.len(), AHEAD_MAX + 1);
+}
+
+#[test]
+fn who_waited_for_an_ask_does_not_end_a_later_one_with_the_same_id() {
+    let mut table: Table<()> = Table::new();
+    let open = |table: &mut Table<()>| table.open("q", Answerers::Anybody, SystemTime::UNIX_EPOCH, ()).unwrap();
+    let first = open(&mut table);
+    assert_eq!(take(&mut table, reply("b", "g/1", 0, true)), "0!");
+    let second = open(&mut table);
+    table.close("q", first);
+    assert_eq!(take(&mut table, reply("b", "g/1", 0, true)), "0!", "the second one still waits");
+    open(&mut table);
+    table.close("q", second);
+    assert_eq!(table.waiting().len(), 1);
+}
+
+#[test]
+fn replies_that_nobody_reads_end_their_ask_and_let_no_other_begin() {
+    let mut table: Table<()> = Table::new();
+    for id in ["q", "other"] {
+        table.open(id, Answerers::Anybody, SystemTime::UNIX_EPOCH, ()).unwrap();
+    }
+    let large = |index| Reply { event: vec![0; BYTES_MAX / 8].into(), ..reply("b", "g/1", index, false) };
+    let mut unread = Vec::new();
+    let mut index = 0;
+    let fault = loop {
+        if let Err(fault) = table.open("late", Answerers::Anybody, SystemTime::UNIX_EPOCH, ()) {
+            break fault;
+        }
+        table.asks.remove("late");
+        let Taken::Ready { replies, .. } = table.take(large(index)) else { panic!("room for {index}") };
+        unread.extend(replies);
+        index += 1;
+    };
+    assert!(fault.code == Code::RateLimited && fault.retry_after.is_some(), "{fault}");
+    // The asks that wait have the rest.
+    while let Taken::Ready { replies, .. } = table.take(large(index)) {
+        unread.extend(replies);
+        index += 1;
+    }
+    assert_eq!(table.waiting().len(), 1, "the one whose reply found no room is over");
+    unread.clear();
+    assert!(table.open("late", Answerers::Anybody, SystemTime::UNIX_EPOCH, ()).is_ok());
 }
 
 #[test]
