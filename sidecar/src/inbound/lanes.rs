@@ -78,7 +78,7 @@ impl Turns {
         if !self.turns.iter().any(|turn| turn.hot) {
             return self.watch(now);
         }
-        let promised: usize = self.turns.iter().filter_map(|turn| turn.open).filter(|o| !o.wait).map(|o| o.left).sum();
+        let promised = self.promised();
         let free = demand.saturating_sub(promised);
         // Small top-ups wait until half is free: a request each would cost more than it brings.
         if promised > 0 && free * 2 < demand {
@@ -93,6 +93,11 @@ impl Turns {
         let asks: Vec<Ask> = asked.map(|(slice, messages)| Ask { slice, messages, wait: false }).collect();
         self.note(&asks);
         asks
+    }
+
+    /// Messages that may come any moment: asked for, not to be waited for, and not there yet.
+    pub fn promised(&self) -> usize {
+        self.turns.iter().filter_map(|turn| turn.open).filter(|open| !open.wait).map(|open| open.left).sum()
     }
 
     /// Nothing waits anywhere: one request for each.

@@ -71,6 +71,8 @@ pub struct Table {
     subscribers: BTreeMap<u64, Subscriber>,
     next_subscriber: u64,
     once: Once,
+    /// Credit kept for what groups that keep an order have asked for.
+    promised: BTreeMap<Arc<str>, usize>,
     deaths: Deaths,
     /// Settled lately.
     pub memory: Memory,
@@ -105,6 +107,7 @@ impl Table {
             subscribers: BTreeMap::new(),
             next_subscriber: 1,
             once: Once::default(),
+            promised: BTreeMap::new(),
             deaths: Deaths::default(),
             memory: Memory::new(memory_entries_max),
             bounds,

@@ -98,12 +98,39 @@ impl Table {
         let reads = |subscriber: &&Subscriber| subscriber.groups.iter().any(|name| &**name == group);
         let share = |s: &Subscriber| s.room().div_ceil(s.groups.len().max(1));
         let free: usize = self.subscribers.values().filter(reads).map(share).sum();
+        let free = free.saturating_sub(self.promised_beside(group));
         // Over the bound a group gets one event, so that none stands still, and no second one beside it.
         let held = self.counts.get(group).copied().unwrap_or(0);
         let free = if self.bytes >= BYTES_MAX { free.min(1usize.saturating_sub(held)) } else { free };
         let waiting = self.ready.get(group).map_or(0, VecDeque::len) + self.once.coming(group);
         let free = free.saturating_sub(waiting);
         if self.bounds.is_loose() { free } else { free.min(self.bounds.room(group, self.held.len(), held)) }
+    }
+
+    /// Keeps credit for so many events that this group, which keeps an order, has asked for and may get any moment.
+    pub fn promise(&mut self, group: &str, messages: usize) {
+        self.promised.retain(|name, _| &**name != group);
+        if messages > 0 {
+            self.promised.insert(group.into(), messages);
+        }
+    }
+
+    /// What is promised to other groups of those that read this one.
+    fn promised_beside(&self, group: &str) -> usize {
+        if self.promised.is_empty() {
+            return 0;
+        }
+        let reads = |s: &Subscriber, name: &str| s.groups.iter().any(|other| &**other == name);
+        let both = |name: &str| self.subscribers.values().any(|s| reads(s, group) && reads(s, name));
+        self.promised.iter().filter(|(name, _)| ***name != *group && both(name)).map(|(_, messages)| messages).sum()
+    }
+
+    /// Whether a strict group goes on asking while its one delivery is out. Not when its reader could not take the next one
+    /// because another group's event may have the credit by then.
+    pub fn stays_in_line(&self, group: &str) -> bool {
+        let taken = |s: &Subscriber| s.groups.len() > 1 && s.credit > 0 && s.room() == 0;
+        let reads = |s: &Subscriber| s.groups.iter().any(|name| &**name == group);
+        self.holds(group) && !self.is_taken(group) && !self.subscribers.values().any(|s| reads(s) && taken(s))
     }
 
     /// Whether one that did not read what it was sent reads again: nothing else tells.
@@ -143,10 +170,11 @@ impl Table {
         if self.draining {
             return late;
         }
+        let kept = self.promised_beside(group);
         for _ in 0..self.room(group) {
             let Some(queue) = self.ready.get_mut(group) else { return late };
             let Some(id) = queue.front().cloned() else { return late };
-            let free = |s: &Subscriber| s.room() > 0 && s.groups.iter().any(|name| &**name == group);
+            let free = |s: &Subscriber| s.room() > kept && s.groups.iter().any(|name| &**name == group);
             let candidates = self.subscribers.iter_mut().map(|(id, s)| (*id, s));
             let Some((to, subscriber)) = candidates.filter(|(_, s)| free(s)).min_by_key(|(_, s)| s.out) else {
                 return late;
