@@ -172,9 +172,13 @@ impl Turns {
         turn.rest_until = Some(now + if refused { REFUSED } else { COLD });
     }
 
-    /// All requests were withdrawn.
+    /// All requests were withdrawn. What came since is not known, and one slice alone is soon looked at.
     pub fn withdrawn(&mut self) {
-        self.turns.iter_mut().for_each(|turn| turn.open = None);
+        let alone = self.turns.len() == 1;
+        for turn in &mut self.turns {
+            turn.open = None;
+            turn.hot |= alone;
+        }
     }
 
     /// Whether a request is open.

@@ -51,10 +51,11 @@ pub(super) async fn pull(
             asked = Instant::now();
         }
         let wanted = if in_line { demand.max(1) } else { demand };
-        for ask in turns.plan(wanted, std::time::Instant::now()) {
+        let asks = turns.plan(wanted, std::time::Instant::now());
+        promise.is(turns.promised());
+        for ask in asks {
             request(&mut events, group, ask).await;
         }
-        promise.is(turns.promised());
         retries.want(retries_wanted(demand));
         let again = turns.wake().filter(|_| wanted > 0).map(Instant::from_std);
         tokio::select! {

@@ -113,22 +113,22 @@ async fn an_event_of_a_strict_group_never_waits_behind_other_work_while_a_member
     let (mut one, mut other) = (grpc::client(&busy).await, grpc::client(&free).await);
     for round in 0..6 {
         // Both there at once, or the strict one while the agent is at work.
+        let both = round % 2 == 0;
         let job = grpc::event("job.item", json!({"key": "", "number": round}).to_string());
+        let ordered = event("", round);
+        world.publish(if both { vec![job, ordered.clone()] } else { vec![job] }).await;
         let mut first = Stream::open(&mut one, 1).await;
-        if round % 2 == 0 {
-            world.publish([job, event("", round)]).await;
-        } else {
-            world.publish([job]).await;
-        }
         let held = first.delivery().await;
-        if round % 2 == 1 {
-            world.publish([event("", round)]).await;
+        if !both {
+            world.publish([ordered]).await;
         }
         let since = Instant::now();
         let mut second = Stream::open(&mut other, 1).await;
         if held.group != GROUP {
             let ordered = second.delivery().await;
-            assert_eq!((ordered.group.as_str(), ordered.attempt), (GROUP, 1), "round {round}");
+            assert_eq!(ordered.group, GROUP, "round {round}");
+            // Later on a request of the round before may be open, and what it brings goes back at the price of an attempt.
+            assert!(round > 0 || ordered.attempt == 1, "not even asked for");
             assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
             second.ack(&ordered).await;
             first.ack(&held).await;
