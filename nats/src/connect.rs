@@ -14,6 +14,7 @@ use nkeys::KeyPair;
 use tokio::sync::{broadcast, watch};
 
 use crate::identity::{Credentials, Layout};
+use crate::pull::slices::RoundTrip;
 
 /// Longest wait between reconnect attempts: a broker that is back should be used within half a second.
 const RECONNECT_DELAY_MAX: Duration = Duration::from_millis(500);
@@ -126,6 +127,8 @@ pub struct Link {
     inbox: String,
     layout: Layout,
     subscriptions: Arc<AtomicU64>,
+    /// What is known of the way to the broker.
+    pub(crate) round_trip: RoundTrip,
 }
 
 impl Link {
@@ -160,6 +163,7 @@ impl Link {
             inbox: options.inbox,
             layout,
             subscriptions: Arc::new(AtomicU64::new(1)),
+            round_trip: RoundTrip::default(),
         };
         link.up(CONNECT_TIMEOUT).await?;
         Ok(link)

@@ -35,6 +35,9 @@ pub const CLASS: &str = "Ab-Class";
 pub const CAUSE: &str = "Ab-Cause";
 /// How often the event was handed out and given back without an answer.
 pub const RETURNED: &str = "Ab-Returned";
+/// On what was in hand when its agent died: how often it was the only thing in hand, and when the agent died last, in
+/// milliseconds since the Unix epoch: `<times>/<milliseconds>`.
+pub const CRASHES: &str = "Ab-Crashes";
 /// Id of the event that this one is a replay of.
 pub const REPLAY_OF: &str = "Ab-Replay-Of";
 /// How often the event has been redriven already.

@@ -210,6 +210,13 @@ pub fn returned(incoming: &Incoming) -> u32 {
     headers::get(Some(&incoming.headers), headers::RETURNED).and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
+/// How often its agent died with nothing but this in hand, and when it died last with this in hand, in milliseconds since
+/// the Unix epoch. None when no agent did.
+pub fn crashes(incoming: &Incoming) -> Option<(u32, u64)> {
+    let (times, at) = headers::get(Some(&incoming.headers), headers::CRASHES)?.split_once('/')?;
+    Some((times.parse().ok()?, at.parse().ok()?))
+}
+
 /// RFC 3339 in UTC with three digits of milliseconds, so that columns of them line up. Times that it cannot write, which
 /// anybody may put into an event, become the nearest one it can: 1970 or 9999.
 pub fn rfc3339(time: SystemTime) -> String {

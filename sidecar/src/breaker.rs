@@ -67,12 +67,14 @@ impl Breaker {
         self.state
     }
 
-    /// Counts a failure of the event with this mark; true when that opens it. One bad event alone does not, however often
-    /// it is tried: it ends as a dead letter.
-    pub fn failed(&mut self, event: u64, now: Instant) -> bool {
+    /// Counts a failure of the event with this mark, none when it is not known which one it was; true when that opens it.
+    /// One bad event alone does not, however often it is tried: it ends as a dead letter.
+    pub fn failed(&mut self, event: Option<u64>, now: Instant) -> bool {
         self.failures = self.failures.saturating_add(1);
-        self.several |= self.first.is_some_and(|first| first != event);
-        self.first.get_or_insert(event);
+        if let Some(event) = event {
+            self.several |= self.first.is_some_and(|first| first != event);
+            self.first.get_or_insert(event);
+        }
         let opens = match self.state {
             State::Closed => self.failures >= self.policy.failures && self.several,
             State::HalfOpen => true,
@@ -150,7 +152,7 @@ impl Destinations {
             return false;
         }
         let (policy, count) = (self.policy, self.count);
-        self.failing.entry(to.to_owned()).or_insert_with(|| Breaker::new(policy)).failed(count, now)
+        self.failing.entry(to.to_owned()).or_insert_with(|| Breaker::new(policy)).failed(Some(count), now)
     }
 
     /// How many have failures.
@@ -222,7 +224,7 @@ mod tests {
     #[test]
     fn one_bad_event_alone_opens_nothing() {
         let (mut breaker, now) = (Breaker::new(POLICY), Instant::now());
-        (0..20).for_each(|_| assert!(!breaker.failed(7, now)));
-        assert!(breaker.failed(8, now));
+        (0..20).for_each(|_| assert!(!breaker.failed(Some(7), now)));
+        assert!(breaker.failed(Some(8), now));
     }
 }

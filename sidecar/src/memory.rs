@@ -52,6 +52,8 @@ pub enum Verdict {
     ToPark(Class, String),
     /// Taken from the agent: deadline over, or given back. Not an answer for a redelivery.
     Lost,
+    /// Its agent died with it, and it stays where it is: handed out alone when it comes again.
+    Died,
     /// Taken from the agent, and its successor is stored: a redelivery is one too many.
     Moved,
 }

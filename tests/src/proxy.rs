@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -32,6 +33,7 @@ pub struct Proxy {
     swallow: Arc<Swallow>,
     deafen: Arc<Swallow>,
     trap: Arc<Trap>,
+    delay: Arc<AtomicU64>,
     cuts: watch::Sender<u64>,
     task: JoinHandle<()>,
 }
@@ -43,9 +45,10 @@ impl Proxy {
         let address = listener.local_addr().expect("bound");
         let (swallow, deafen, cuts) = (Arc::<Swallow>::default(), Arc::<Swallow>::default(), watch::Sender::new(0));
         let trap = Arc::<Trap>::default();
-        let ways = (swallow.clone(), deafen.clone(), trap.clone());
+        let delay = Arc::<AtomicU64>::default();
+        let ways = (swallow.clone(), deafen.clone(), trap.clone(), delay.clone());
         let task = tokio::spawn(accept(listener, target.to_owned(), ways, cuts.clone()));
-        Self { address, swallow, deafen, trap, cuts, task }
+        Self { address, swallow, deafen, trap, delay, cuts, task }
     }
 
     /// `127.0.0.1:<port>`
@@ -75,6 +78,11 @@ impl Proxy {
         self.deafen.on.store(on, Ordering::SeqCst);
     }
 
+    /// From now on, each way takes this long.
+    pub fn delay(&self, way: Duration) {
+        self.delay.store(u64::try_from(way.as_millis()).expect("short"), Ordering::SeqCst);
+    }
+
     /// Bytes of clients lost so far.
     pub fn lost(&self) -> u64 {
         self.swallow.bytes.load(Ordering::SeqCst)
@@ -95,14 +103,14 @@ impl Drop for Proxy {
 async fn accept(
     listener: TcpListener,
     target: String,
-    (swallow, deafen, trap): (Arc<Swallow>, Arc<Swallow>, Arc<Trap>),
+    (swallow, deafen, trap, delay): (Arc<Swallow>, Arc<Swallow>, Arc<Trap>, Arc<AtomicU64>),
     cuts: watch::Sender<u64>,
 ) {
     while let Ok((client, _)) = listener.accept().await {
         let Ok(server) = TcpStream::connect(&target).await else { continue };
         let mut cut = cuts.subscribe();
         let (swallow, deafen, trap) = (swallow.clone(), deafen.clone(), trap.clone());
-        let on = swallow.clone();
+        let (on, delay) = (swallow.clone(), delay.clone());
         let springs = move |read: &[u8]| {
             let mut needle = trap.needle.lock().expect("no panic");
             let said = |needle: &Vec<u8>| read.windows(needle.len()).any(|window| window == needle);
@@ -114,8 +122,8 @@ async fn accept(
         tokio::spawn(async move {
             let ((client_rx, client_tx), (server_rx, server_tx)) = (client.into_split(), server.into_split());
             tokio::select! {
-                () = pass(client_rx, server_tx, swallow, |_| ()) => {}
-                () = pass(server_rx, client_tx, deafen, springs) => {}
+                () = pass(client_rx, server_tx, swallow, &delay, |_| ()) => {}
+                () = pass(server_rx, client_tx, deafen, &delay, springs) => {}
                 _ = cut.changed() => {}
             }
         });
@@ -123,10 +131,19 @@ async fn accept(
 }
 
 /// Passes bytes on until one side ends; then the caller drops both.
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, swallow: Arc<Swallow>, heard: impl Fn(&[u8])) {
+async fn pass(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    swallow: Arc<Swallow>,
+    delay: &AtomicU64,
+    heard: impl Fn(&[u8]),
+) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(mut read @ 1..) = from.read(&mut buffer).await {
         heard(&buffer[..read]);
+        if let millis @ 1.. = delay.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(millis)).await;
+        }
         if swallow.on.load(Ordering::SeqCst) {
             let grace = swallow.grace.load(Ordering::SeqCst).min(read as u64);
             swallow.grace.fetch_sub(grace, Ordering::SeqCst);

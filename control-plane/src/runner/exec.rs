@@ -2,7 +2,8 @@
 //!
 //! One loop owns everything: frames from the sidecar, commands that end, time, and the order to stop. When the sidecar is
 //! replaced, commands go on, ask the new one for more time, and tell it their verdicts: a delivery id outlives the sidecar
-//! that gave it.
+//! that gave it. A command that is not given more time because its event is lost is stopped: so it is where order is kept,
+//! because another member gets the event then.
 //!
 //! Stopping: no more deliveries, then the running commands get their grace, then they are killed and their events nacked.
 
@@ -11,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
 use agentbus_proto::sidecar::v1::{Delivery, SettleResponse, SubscribeRequest, subscribe_response::Frame};
-use agentbus_proto::{Fault, timestamp};
+use agentbus_proto::{Code, Fault, timestamp};
 use tokio::sync::mpsc;
 use tokio::task::{Id, JoinError, JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -178,6 +179,11 @@ impl Runner {
         let Some(held) = self.jobs.held().find(|held| held.id == answer.delivery_id) else { return };
         match answer.failure.map(Fault::from) {
             None => held.until(answer.deadline.as_ref().and_then(timestamp::to_system), SystemTime::now()),
+            // It is, or will be, somebody else's: a new sidecar says so of what keeps an order.
+            Some(fault) if fault.code == Code::LeaseLost => {
+                tracing::warn!(delivery = %held.id, %fault, "delivery lost; its command is stopped");
+                self.jobs.lose(&answer.delivery_id);
+            }
             Some(fault) if fault.code.retryable() => held.extend_at = Some(Instant::now() + Duration::from_secs(1)),
             Some(fault) => {
                 tracing::warn!(delivery = %held.id, %fault, "no more time; the command goes on, its event may come again");

@@ -40,6 +40,8 @@ struct Seen {
     failures: VecDeque<Fault>,
     /// The same for settles.
     unsettled: VecDeque<Fault>,
+    /// More time is not given for this one.
+    lost: Option<String>,
     outbound: Option<mpsc::UnboundedSender<Result<pb::SubscribeResponse, Status>>>,
 }
 
@@ -91,6 +93,10 @@ impl Fake {
         match request.how.unwrap() {
             How::Extend(extend) => {
                 assert!(extend.by.is_some_and(|by| by.seconds >= 1));
+                if seen.lost.as_ref() == Some(&request.delivery_id) {
+                    answer.failure = Some((&Fault::new(Code::LeaseLost, "it comes again")).into());
+                    return answer;
+                }
                 seen.extended.push(request.delivery_id);
                 answer.deadline = Some(timestamp::from_system(SystemTime::now() + Duration::from_secs(1)));
             }
@@ -281,6 +287,17 @@ async fn exists(path: &Path) {
     }
 }
 
+/// The process whose id is in this file.
+async fn ended(pid: &Path) {
+    let pid = std::fs::read_to_string(pid).unwrap();
+    let proc = PathBuf::from(format!("/proc/{}", pid.trim()));
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while proc.exists() {
+        assert!(tokio::time::Instant::now() < deadline, "{} is alive", proc.display());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 fn nack(reason: &str) -> How {
     How::Nack(pb::Nack { retry_after: None, reason: reason.into() })
 }
@@ -391,6 +408,22 @@ async fn a_command_outlives_its_sidecar_and_is_not_started_twice() {
 }
 
 #[tokio::test]
+async fn a_command_ends_when_the_new_sidecar_says_that_its_event_is_lost() {
+    let script = "echo $$ > {dir}/new; mv {dir}/new {dir}/pid; exec sleep 60";
+    let mut bench = Bench::start(script, |_| {}).await;
+    bench.fake.deliver("first", 1, "").await;
+    exists(&bench.file("pid")).await;
+    bench.server.0.cancel();
+    (&mut bench.server.1).await.unwrap();
+    bench.fake.seen().lost = Some("first".into());
+    bench.fake.seen().outbound = None;
+    bench.server = listen(&bench.fake, bench.address).await.1;
+    ended(&bench.file("pid")).await;
+    assert!(bench.fake.seen().settled.is_empty(), "nothing is said about what is not ours");
+    bench.end().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_verdict_is_told_until_it_is_taken_or_of_no_use() {
     let bench = Bench::start("true", |_| {}).await;
     bench.fake.seen().unsettled = [Fault::new(Code::BrokerDown, "away"), Fault::new(Code::OutcomeUnknown, "?")].into();
@@ -413,13 +446,7 @@ async fn a_lost_delivery_stops_its_command() {
     exists(&bench.file("pid")).await;
     let lost = pb::Lost { delivery_id: "one".into(), why: None };
     bench.fake.send(subscribe_response::Frame::Lost(lost)).await;
-    let pid = std::fs::read_to_string(bench.file("pid")).unwrap();
-    let proc = PathBuf::from(format!("/proc/{}", pid.trim()));
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while proc.exists() {
-        assert!(tokio::time::Instant::now() < deadline, "{} is alive", proc.display());
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    ended(&bench.file("pid")).await;
     assert!(bench.fake.seen().settled.is_empty());
     bench.end().await.unwrap();
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use agentbus_nats::grant::{GroupGrant, Policy};
+use agentbus_nats::held::nanos;
 use agentbus_nats::moves::{self, Class, Origin};
 use agentbus_nats::pull::Incoming;
 use agentbus_nats::schedule::Occurrence;
@@ -21,6 +22,10 @@ const SUBJECT_BYTES_MAX: usize = 512;
 /// Longest delay asked of the broker at once, by a retry's due time or by an agent: what is further ahead is looked at
 /// again then. The broker takes nanoseconds in 64 bits and would read more as none.
 pub(super) const DELAY_MAX: Duration = Duration::from_secs(366 * 86_400);
+
+/// For so long after a death a suspect that meets a busy agent goes on to other members. Afterwards it waits for its turn,
+/// so that it gets one where nobody is ever free.
+const SUSPECT_STAYS: Duration = Duration::from_secs(30);
 
 /// What to do with a message.
 #[derive(Debug, PartialEq)]
@@ -48,6 +53,36 @@ pub struct Fresh {
     pub ack_deadline: Duration,
     /// Acked before it is handed out: the sender asked for at most once.
     pub at_most_once: bool,
+    /// An agent died with it in hand: it is handed out with nothing beside it (see `table::crash`).
+    pub suspect: Option<Suspect>,
+}
+
+/// What is known of deaths of the agent with an event in hand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suspect {
+    /// How often nothing else was in hand: it is to blame for these.
+    pub crashes: u32,
+    /// The last death, in milliseconds since the Unix epoch. Those of one death have the same.
+    pub death_ms: u64,
+    /// A free member had time to take it: here it waits for its turn.
+    pub stays: bool,
+}
+
+impl Suspect {
+    /// As its headers say, or as the broker's count or the memory gives reason to.
+    fn of(incoming: &Incoming, counted: bool, now: SystemTime) -> Option<Self> {
+        let now_ms = millis(now);
+        if let Some((crashes, death_ms)) = moves::crashes(incoming) {
+            let stays = now_ms.saturating_sub(death_ms) >= SUSPECT_STAYS.as_millis() as u64;
+            return Some(Self { crashes, death_ms, stays });
+        }
+        counted.then_some(Self { crashes: 0, death_ms: now_ms, stays: true })
+    }
+}
+
+/// Milliseconds since the Unix epoch.
+pub(super) fn millis(time: SystemTime) -> u64 {
+    nanos(time) / 1_000_000
 }
 
 /// Decides about one message.
@@ -60,7 +95,7 @@ pub fn admit(incoming: &Incoming, group: &GroupGrant, key: &Key, memory: &Memory
     match memory.verdict(key) {
         Some(Verdict::Acked | Verdict::Nacked | Verdict::Dead | Verdict::Moved) => return Admission::Done("reacked"),
         Some(Verdict::ToPark(class, cause)) => return Admission::Dead(*class, cause.clone()),
-        Some(Verdict::Lost | Verdict::Later) | None => {}
+        Some(Verdict::Lost | Verdict::Later | Verdict::Died) | None => {}
     }
     if incoming.subject.len() > SUBJECT_BYTES_MAX {
         // No sidecar writes such a subject, and a dead letter that names it might not fit.
@@ -83,7 +118,8 @@ pub fn admit(incoming: &Incoming, group: &GroupGrant, key: &Key, memory: &Memory
     if !group.wants(&head) {
         return Admission::Done("filtered");
     }
-    deliver(incoming, group, key.source, head)
+    let died = memory.verdict(key) == Some(&Verdict::Died);
+    deliver(incoming, group, key.source, head, died, now)
 }
 
 /// Whether the source is the sender whose name the broker checked. On the events stream that is the subject's, whatever
@@ -103,7 +139,14 @@ pub(super) fn expired(head: &EventHead, now: SystemTime) -> Option<Admission> {
     Some(if tell { Admission::Dead(Class::Expired, cause()) } else { Admission::Done("expired") })
 }
 
-fn deliver(incoming: &Incoming, group: &GroupGrant, source: Source, head: EventHead) -> Admission {
+fn deliver(
+    incoming: &Incoming,
+    group: &GroupGrant,
+    source: Source,
+    head: EventHead,
+    died: bool,
+    now: SystemTime,
+) -> Admission {
     let policy = &group.policy;
     let wish = head.delivery.as_ref();
     let at_most_once = wish.is_some_and(|wish| wish.mode() == DeliveryMode::AtMostOnce);
@@ -111,21 +154,27 @@ fn deliver(incoming: &Incoming, group: &GroupGrant, source: Source, head: EventH
     let wished = if at_most_once { 1 } else { wish.map_or(0, |wish| wish.max_attempts) };
     let attempts_max = if wished == 0 { policy.max_attempts } else { wished.min(policy.max_attempts) }.max(1);
     let delivered = incoming.receipt.delivered;
-    // Where order is kept failures stay in place, so the broker's count is the attempt.
     let in_place = group.keeps_order();
-    let attempt = if in_place { u32::try_from(delivered).unwrap_or(u32::MAX) } else { moves::attempt(incoming) };
-    let crashes_max = match source {
+    // An event is delivered a second time when a sidecar went away with it, and where order is kept after every failure;
+    // copies tell their attempt themselves.
+    let attempt = match source {
+        Source::Retry if !in_place => moves::attempt(incoming),
+        _ => u32::try_from(delivered).unwrap_or(u32::MAX),
+    };
+    let delivered_max = match source {
+        _ if in_place => u64::from(attempts_max.max(policy.crash_limit)),
         Source::Events => u64::from(policy.crash_limit),
         Source::Retry => u64::from(policy.crash_limit) + EARLY_ROUNDS_MAX,
     };
-    if in_place && attempt > attempts_max.max(policy.crash_limit) || !in_place && delivered > crashes_max {
+    if delivered > delivered_max {
         let cause = format!("handed out {} times and never settled: it may take its agent down", delivered - 1);
         return Admission::Dead(Class::Crash, cause);
     }
     let deadline = wish.and_then(|wish| wish.ack_deadline).and_then(|deadline| Duration::try_from(deadline).ok());
     let ack_deadline =
         deadline.filter(|wish| !wish.is_zero()).map_or(policy.ack_deadline(), |wish| wish.min(policy.ack_deadline()));
-    Admission::Deliver(Box::new(Fresh { head, attempt, attempts_max, ack_deadline, at_most_once }))
+    let suspect = Suspect::of(incoming, died || delivered == delivered_max, now);
+    Admission::Deliver(Box::new(Fresh { head, attempt, attempts_max, ack_deadline, at_most_once, suspect }))
 }
 
 /// The pauses between attempts: the group's, and instead of each of its values what the sender wished.

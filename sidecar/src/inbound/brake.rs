@@ -1,5 +1,6 @@
 //! Tells the table how handling goes, and acts when a group is to be left alone or tried again.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::hub::Hub;
@@ -7,17 +8,18 @@ use super::table::Held;
 use crate::breaker::State;
 
 impl Hub {
-    /// The agent failed on this one: it died, ran over the deadline, or said so.
+    /// The agent failed on this one: it ran over the deadline, or said so. (Of its death the table takes note itself.)
     pub(super) fn handling_failed(&self, held: &Held) {
-        let group = &held.key.group;
-        let given_back = {
-            let mut table = self.table();
-            if !table.bounds.failed(group, &held.fresh.head.id, Instant::now()) {
-                return;
-            }
-            // What waits here goes to other members, if there are any; an ordered group keeps its line.
-            if held.group.ordered { Vec::new() } else { table.give_waiting_of(group) }
-        };
+        let opened = self.table().bounds.failed(&held.key.group, Some(&held.fresh.head.id), Instant::now());
+        if opened {
+            self.leave_alone(&held.key.group);
+        }
+    }
+
+    /// A group's breaker has opened: what waits here goes to other members, if there are any. What is still on its way in
+    /// follows at the next look at the table.
+    pub(super) fn leave_alone(&self, group: &Arc<str>) {
+        let given_back = self.table().give_waiting_of(group);
         tracing::warn!(%group, "the agent keeps failing: its group is left alone for a while");
         self.metrics().breaker("deliver", group, State::Open);
         self.spawn(given_back);
@@ -46,21 +48,6 @@ impl Hub {
             self.metrics().breaker("deliver", &group, State::HalfOpen);
             self.after(&group);
         }
-    }
-
-    /// The agent was killed from outside, as happens when memory runs out: that speaks against all it does, whether it
-    /// held something or not.
-    pub fn agent_killed(&self) {
-        // Each kill is a failure of its own.
-        let kill = uuid::Uuid::now_v7().to_string();
-        for name in self.declared() {
-            let Some(group) = self.group_name(&name) else { continue };
-            if self.table().bounds.failed(&group, &kill, Instant::now()) {
-                tracing::warn!(%group, "the agent keeps being killed: its group is left alone for a while");
-                self.metrics().breaker("deliver", &group, State::Open);
-            }
-        }
-        self.agent_exited();
     }
 
     /// Groups that are left alone or being tried, by name.

@@ -210,7 +210,7 @@ impl Hub {
 
     /// Lets a subscriber go; what it held is handed on in the background.
     pub fn detach(&self, id: u64, how: Gone) {
-        let commands = self.table().detach(id, how);
+        let commands = self.table().detach(id, how, (Instant::now(), SystemTime::now()));
         self.spawn(commands);
         self.after_all();
     }

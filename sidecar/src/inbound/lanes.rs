@@ -78,7 +78,7 @@ impl Turns {
         if !self.turns.iter().any(|turn| turn.hot) {
             return self.watch(now);
         }
-        let promised: usize = self.turns.iter().filter_map(|turn| turn.open).filter(|o| !o.wait).map(|o| o.left).sum();
+        let promised = self.promised();
         let free = demand.saturating_sub(promised);
         // Small top-ups wait until half is free: a request each would cost more than it brings.
         if promised > 0 && free * 2 < demand {
@@ -93,6 +93,11 @@ impl Turns {
         let asks: Vec<Ask> = asked.map(|(slice, messages)| Ask { slice, messages, wait: false }).collect();
         self.note(&asks);
         asks
+    }
+
+    /// Messages that may come any moment: asked for, not to be waited for, and not there yet.
+    pub fn promised(&self) -> usize {
+        self.turns.iter().filter_map(|turn| turn.open).filter(|open| !open.wait).map(|open| open.left).sum()
     }
 
     /// Nothing waits anywhere: one request for each.
@@ -167,9 +172,13 @@ impl Turns {
         turn.rest_until = Some(now + if refused { REFUSED } else { COLD });
     }
 
-    /// All requests were withdrawn.
+    /// All requests were withdrawn. What came since is not known, and one slice alone is soon looked at.
     pub fn withdrawn(&mut self) {
-        self.turns.iter_mut().for_each(|turn| turn.open = None);
+        let alone = self.turns.len() == 1;
+        for turn in &mut self.turns {
+            turn.open = None;
+            turn.hot |= alone;
+        }
     }
 
     /// Whether a request is open.

@@ -3,14 +3,16 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use agentbus_nats::ack::Answer;
+use agentbus_nats::grant::GroupGrant;
 use agentbus_nats::headers;
 use agentbus_nats::moves::{self, Class, Mover};
+use agentbus_nats::publisher::Message;
 use agentbus_proto::{Code, Fault};
 use agentbus_runtime::trace::{Context, Kind, Span, semconv};
 
-use super::admit::backoff;
+use super::admit::{Suspect, backoff, millis};
 use super::hub::Hub;
-use super::table::Held;
+use super::table::{Held, good_for};
 use crate::memory::Verdict;
 use crate::metrics::{Group, GroupClass};
 use crate::outbound::fail;
@@ -56,12 +58,18 @@ impl Hub {
             self.retried(&held.key.group);
             return self.stay(held, delay).await;
         }
+        self.next_attempt(held, cause, delay).await
+    }
+
+    /// A copy in the retry stream that is the next attempt; without it the message stays where it is.
+    async fn next_attempt(&self, held: &Held, cause: &str, delay: Duration) -> Moved {
+        let attempt = held.fresh.attempt;
         let mut span = self.span(Kind::Producer, "retry", held);
         span.attr(semconv::AGENTBUS_ATTEMPT, i64::from(attempt) + 1);
         let trace = span.context().traceparent();
         let due = SystemTime::now() + delay;
         let secret = self.secret(&held.key.group);
-        let copy = moves::retry(
+        let mut copy = moves::retry(
             self.mover(&held.key.group, &secret),
             &held.incoming,
             attempt + 1,
@@ -69,6 +77,8 @@ impl Hub {
             Some(cause),
             Some(&trace),
         );
+        // Having been handled it is beyond suspicion, unless it was to blame.
+        mark(&mut copy, held.fresh.suspect.as_ref().filter(|suspect| suspect.crashes > 0));
         match self.publisher().store(copy).await {
             Ok(_) => {
                 self.answer(&held.incoming.receipt.subject, Answer::Ack).await;
@@ -93,33 +103,57 @@ impl Hub {
         self.table().memory.remember(held.key.clone(), verdict);
     }
 
-    /// A crash of whoever held it. The broker counts it for events; a retry copy counts by its attempts, because its
-    /// delivery count also holds early rounds.
-    pub(super) async fn crashed(&self, held: &Held) {
+    /// Its agent died with this and nothing else in hand. The next attempt follows at once, and is handed out alone.
+    pub(super) async fn crashed(&self, mut held: Held) {
         self.metrics().delivery(&held.key.group, "crashed");
-        self.handling_failed(held);
         if held.fresh.at_most_once {
             return;
         }
-        match held.key.source {
-            crate::memory::Source::Retry if !held.group.keeps_order() => {
-                let cause = "the agent went away while it held the delivery";
-                self.failed_alone(held, cause, Some(Duration::ZERO)).await;
+        let cause = "the agent went away while it held the delivery";
+        self.receipt(&held, "failed", cause);
+        if held.group.keeps_order() {
+            // The broker counts it.
+            self.put_back(&held, None).await;
+            return;
+        }
+        let crashes = held.fresh.suspect.as_ref().map_or(0, |suspect| suspect.crashes) + 1;
+        held.fresh.suspect = Some(Suspect { crashes, death_ms: millis(SystemTime::now()), stays: false });
+        let verdict = if crashes < held.group.policy.crash_limit {
+            match self.next_attempt(&held, cause, Duration::ZERO).await {
+                Moved::Retried => Verdict::Moved,
+                // It counts as a delivery there.
+                _ => Verdict::Died,
             }
-            _ => {
-                self.receipt(held, "failed", "the agent went away while it held the delivery");
-                self.put_back(held, None).await;
+        } else {
+            let cause = format!("its agent died {crashes} times with nothing else in hand");
+            match self.dead(&held, Class::Crash, &cause).await {
+                Ok(()) => Verdict::Moved,
+                Err(_) => {
+                    self.stay(&held, STALLED_WAIT).await;
+                    to_park(Class::Crash, &cause)
+                }
             }
+        };
+        self.table().memory.remember(held.key.clone(), verdict);
+    }
+
+    /// Its agent died with this and others in hand. It keeps its attempt, and says to whoever gets it that it is a suspect.
+    pub(super) async fn suspected(&self, held: &Held) {
+        self.metrics().delivery(&held.key.group, "crashed");
+        self.receipt(held, "returned", "");
+        if !held.fresh.at_most_once {
+            self.hand_on(held, moves::returned(&held.incoming)).await;
         }
     }
 
-    /// Hands a delivery back to its group without counting a failure: through the retry stream, due now, same attempt.
+    /// Hands a delivery back to its group without counting a failure.
     pub(super) async fn give_back(&self, held: &Held) {
         self.metrics().delivery(&held.key.group, "given_back");
-        if held.worked(Instant::now()).is_some() {
+        let worked = held.worked(Instant::now()).is_some();
+        if worked {
             self.receipt(held, "returned", "");
         }
-        if held.fresh.at_most_once && held.worked(Instant::now()).is_some() {
+        if held.fresh.at_most_once && worked {
             // The agent has seen it.
             return;
         }
@@ -130,45 +164,57 @@ impl Hub {
             self.bus().unpin(&receipt.stream, &receipt.consumer).await;
             return;
         }
-        let mut returned = moves::returned(&held.incoming);
-        if held.worked(Instant::now()).is_some() {
-            // An agent that takes it and leaves, again and again, must not go on for ever.
-            returned += 1;
-            if returned > held.group.policy.crash_limit {
-                let cause = format!("given back {returned} times without an answer");
-                return self.failed_alone(held, &cause, None).await;
-            }
+        // An agent that takes it and leaves, again and again, must not go on for ever.
+        let returned = moves::returned(&held.incoming) + u32::from(worked);
+        if worked && returned > held.group.policy.crash_limit {
+            let cause = format!("given back {returned} times without an answer");
+            return self.failed_alone(held, &cause, None).await;
         }
+        self.hand_on(held, returned).await;
+    }
+
+    /// Through the retry stream, due now, same attempt: so the broker's delivery count stays as it is.
+    async fn hand_on(&self, held: &Held, returned: u32) {
         let (now, secret) = (SystemTime::now(), self.secret(&held.key.group));
         let mover = self.mover(&held.key.group, &secret);
         let mut copy = moves::retry(mover, &held.incoming, held.fresh.attempt, now, None, None);
         copy.headers.insert(headers::RETURNED, returned.to_string());
-        let answer = match self.publisher().store(copy).await {
-            Ok(_) => {
-                self.table().memory.remember(held.key.clone(), Verdict::Moved);
-                Answer::Ack
-            }
+        mark(&mut copy, held.fresh.suspect.as_ref());
+        let (verdict, answer) = match self.publisher().store(copy).await {
+            Ok(_) => (Verdict::Moved, Answer::Ack),
             Err(fault) => {
                 tracing::warn!(group = %held.key.group, seq = held.key.seq, %fault, "given back in place");
-                Answer::Nak(None)
+                (if held.fresh.suspect.is_some() { Verdict::Died } else { Verdict::Lost }, Answer::Nak(None))
             }
         };
+        self.table().memory.remember(held.key.clone(), verdict);
         self.answer(&held.incoming.receipt.subject, answer).await;
+    }
+
+    /// Acks a held delivery, unless it may be somebody else's by now: then the ack would let the next one of its order out
+    /// beside it.
+    pub(super) async fn ack_held(&self, held: &Held) -> Result<(), Fault> {
+        if self.table().has_lapsed(held, Instant::now()) {
+            return Err(Fault::new(Code::LeaseLost, "the broker could not be reached in time: the event comes again"));
+        }
+        self.answer(&held.incoming.receipt.subject, Answer::Ack).await;
+        Ok(())
     }
 
     /// Stores a dead letter for a held delivery, then acks it.
     pub(super) async fn dead(&self, held: &Held, class: Class, cause: &str) -> Result<(), Fault> {
         let mut span = self.span(Kind::Producer, "dead_letter", held);
         span.attr(semconv::ERROR_TYPE, class.as_str());
-        let stored =
-            self.park(&held.key.group, &held.incoming, held.fresh.attempt, class, cause, Some(span.context())).await;
+        let trace = Some(span.context());
+        let stored = self.store_dead(&held.group.name, &held.incoming, held.fresh.attempt, class, cause, trace).await;
         stored.inspect_err(|fault| fail(&mut span, fault))?;
+        self.ack_held(held).await.inspect_err(|fault| fail(&mut span, fault))?;
         self.reply_dead(held, class, cause).await;
         Ok(())
     }
 
-    /// Stores a dead letter and acks the message; on failure nothing is acked.
-    pub(super) async fn park(
+    /// Stores a dead letter. The message is the caller's to ack.
+    async fn store_dead(
         &self,
         group: &str,
         incoming: &agentbus_nats::pull::Incoming,
@@ -186,7 +232,6 @@ impl Hub {
         };
         match stored {
             Ok(_) => {
-                self.answer(&incoming.receipt.subject, Answer::Ack).await;
                 let label = GroupClass { group: group.to_owned(), class: class.as_str() };
                 self.metrics().dead_letters.get_or_create(&label).inc();
                 tracing::info!(group, seq = incoming.receipt.seq, class = class.as_str(), cause, "dead-lettered");
@@ -200,23 +245,28 @@ impl Hub {
         }
     }
 
-    /// A message that is no delivery and must be parked; it comes again if that fails.
+    /// A message that is no delivery and must be parked; it comes again if that fails, or takes so long that it may be
+    /// somebody else's by then.
     pub(super) async fn park_unheard(
         &self,
-        group: &str,
+        group: &GroupGrant,
         incoming: &agentbus_nats::pull::Incoming,
         class: Class,
         cause: &str,
     ) {
+        let taken = Instant::now();
         let parent = headers::get(Some(&incoming.headers), headers::TRACEPARENT);
         let parent = parent.and_then(Context::parse);
         let mut span = self.tracer().start(Kind::Producer, "dead_letter", parent.as_ref(), &[], None);
         span.attr(semconv::ERROR_TYPE, class.as_str());
-        span.attr(semconv::MESSAGING_CONSUMER_GROUP_NAME, group.to_owned());
+        span.attr(semconv::MESSAGING_CONSUMER_GROUP_NAME, group.name.clone());
         let attempts = moves::attempt(incoming);
-        if self.park(group, incoming, attempts, class, cause, Some(span.context())).await.is_err() {
-            self.answer(&incoming.receipt.subject, Answer::Nak(Some(STALLED_WAIT))).await;
+        let stored = self.store_dead(&group.name, incoming, attempts, class, cause, Some(span.context())).await;
+        if group.keeps_order() && taken.elapsed() >= good_for(group) {
+            return;
         }
+        let answer = if stored.is_ok() { Answer::Ack } else { Answer::Nak(Some(STALLED_WAIT)) };
+        self.answer(&incoming.receipt.subject, answer).await;
     }
 
     async fn stay(&self, held: &Held, delay: Duration) -> Moved {
@@ -226,7 +276,7 @@ impl Hub {
 
     /// Asks the broker to deliver it again, unless it may be somebody else's by now.
     async fn put_back(&self, held: &Held, delay: Option<Duration>) {
-        if !held.is_lapsed(Instant::now()) {
+        if !self.table().has_lapsed(held, Instant::now()) {
             self.answer(&held.incoming.receipt.subject, Answer::Nak(delay)).await;
         }
     }
@@ -249,6 +299,13 @@ impl Hub {
         if let Some(worked) = held.worked(Instant::now()) {
             self.metrics().process_seconds.observe(worked.as_secs_f64());
         }
+    }
+}
+
+/// Tells whoever gets the copy what is known of deaths with the event in hand.
+fn mark(copy: &mut Message, suspect: Option<&Suspect>) {
+    if let Some(suspect) = suspect {
+        copy.headers.insert(headers::CRASHES, format!("{}/{}", suspect.crashes, suspect.death_ms));
     }
 }
 

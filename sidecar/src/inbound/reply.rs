@@ -4,9 +4,8 @@
 //! that is repeated stores nothing twice. An ask that becomes a dead letter is replied to with an error, so that its asker
 //! need not wait for the deadline.
 
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
-use agentbus_nats::ack::Answer;
 use agentbus_nats::headers;
 use agentbus_nats::moves::Class;
 use agentbus_nats::publisher::{Message, Stored};
@@ -59,11 +58,7 @@ impl Hub {
         let sent = self.store_reply(held, reply, index, &mut span).await;
         let stored = sent.inspect_err(|fault| fail(&mut span, fault))?;
         if last && !held.fresh.at_most_once {
-            if self.table().has_lapsed(&held.key, Instant::now()) {
-                let why = "the broker could not be reached in time: the event comes again, and so does the ask";
-                return Err(Fault::new(Code::LeaseLost, why));
-            }
-            self.answer(&held.incoming.receipt.subject, Answer::Ack).await;
+            self.ack_held(held).await?;
         }
         Ok(Settled { emitted: vec![stored], deadline: None })
     }

@@ -232,10 +232,7 @@ impl Hub {
             checked.push(one.inspect_err(|fault| fail(&mut span, fault))?);
         }
         let emitted = self.outbound().store_all(checked).await.inspect_err(|fault| fail(&mut span, fault))?;
-        if self.table().has_lapsed(&held.key, Instant::now()) {
-            return Err(Fault::new(Code::LeaseLost, "the broker could not be reached in time: the event comes again"));
-        }
-        self.answer(&receipt.subject, Answer::Ack).await;
+        self.ack_held(held).await?;
         Ok(Settled { emitted, deadline: None })
     }
 

@@ -2,7 +2,7 @@
 //! is carried out.
 //!
 //! A strict group keeps its place: while its one delivery is out, a request stays open, which can be served only after it,
-//! and holds the pin. The parts of a keyed group change hands: a part is let go of after its turn, so that a member that
+//! and holds the pin; not so when its agent reads other groups, too, and has no credit left that would be kept for it. The parts of a keyed group change hands: a part is let go of after its turn, so that a member that
 //! is free gets it, and one that comes later gets some at all.
 
 use std::sync::Arc;
@@ -43,17 +43,17 @@ pub(super) async fn pull(
     let weights = group.slices().into_iter().map(|slice| slice.weight());
     let mut turns = Turns::new(weights, most, std::time::Instant::now());
     let mut asked = Instant::now();
+    let mut promise = Promise { hub, group, messages: 0 };
     loop {
         let demand = hub.table().demand(&group.name);
-        let in_line = group.ordered && {
-            let table = hub.table();
-            table.holds(&group.name) && !table.is_taken(&group.name)
-        };
+        let in_line = group.ordered && hub.table().stays_in_line(&group.name);
         if demand > 0 || in_line {
             asked = Instant::now();
         }
         let wanted = if in_line { demand.max(1) } else { demand };
-        for ask in turns.plan(wanted, std::time::Instant::now()) {
+        let asks = turns.plan(wanted, std::time::Instant::now());
+        promise.is(turns.promised());
+        for ask in asks {
             request(&mut events, group, ask).await;
         }
         retries.want(retries_wanted(demand));
@@ -82,6 +82,33 @@ pub(super) async fn pull(
     hub.incoming(group, Source::Retry, retries.finish().await).await;
     hub.incoming(group, Source::Events, rest?).await;
     Ok(())
+}
+
+/// Credit that is kept for what a group that keeps an order has asked for: it cannot give back what another group's event
+/// has taken the credit of, or at the price of an attempt only. Ends with the loop.
+struct Promise<'a> {
+    hub: &'a Hub,
+    group: &'a GroupGrant,
+    messages: usize,
+}
+
+impl Promise<'_> {
+    fn is(&mut self, messages: usize) {
+        if !self.group.keeps_order() || messages == self.messages {
+            return;
+        }
+        let less = messages < std::mem::replace(&mut self.messages, messages);
+        self.hub.table().promise(&self.group.name, messages);
+        if less {
+            self.hub.after_all();
+        }
+    }
+}
+
+impl Drop for Promise<'_> {
+    fn drop(&mut self) {
+        self.is(0);
+    }
 }
 
 async fn request(events: &mut Slices, group: &GroupGrant, ask: Ask) {

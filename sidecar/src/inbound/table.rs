@@ -4,7 +4,8 @@
 //! *settling* while a retry or dead letter is being stored. All of them are extended at the broker.
 //!
 //! Here is what comes in and how it leaves; `subscribers` hands out, `lease` keeps what is held, `held` is one delivery,
-//! `bounds` and `once` say what holds back beside credit, `look` tells where an event is.
+//! `bounds` and `once` say what holds back beside credit, `crash` finds out what kills the agent, `look` tells where an event
+//! is.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use async_nats::Subject;
 use rustc_hash::FxBuildHasher;
 
 use self::bounds::Bounds;
+use self::crash::Deaths;
 use self::held::State;
 use self::once::Once;
 use self::subscribers::Subscriber;
@@ -24,13 +26,14 @@ use super::admit::Fresh;
 use crate::memory::{Key, Memory, Verdict};
 
 pub mod bounds;
+mod crash;
 mod held;
 mod lease;
 mod look;
 mod once;
 mod subscribers;
 
-pub use held::{Held, Replied};
+pub use held::{Held, Replied, good_for};
 pub use lease::Extend;
 pub use subscribers::{CREDIT_MAX, Gone, Outgoing};
 
@@ -46,8 +49,12 @@ pub enum Command {
     GiveBack(Box<Held>),
     /// The agent failed to settle it: retry or dead letter.
     Fail(Box<Held>, String),
-    /// The agent died with it: the broker counts it.
+    /// The agent died with it and nothing else in hand: it is to blame.
     Crash(Box<Held>),
+    /// The agent died with it and others in hand: hand it on as a suspect.
+    Suspect(Box<Held>),
+    /// The agent keeps failing on what this group reads.
+    LeaveAlone(Arc<str>),
 }
 
 /// A delivery id, shared by the places that know it.
@@ -64,6 +71,9 @@ pub struct Table {
     subscribers: BTreeMap<u64, Subscriber>,
     next_subscriber: u64,
     once: Once,
+    /// Credit kept for what groups that keep an order have asked for.
+    promised: BTreeMap<Arc<str>, usize>,
+    deaths: Deaths,
     /// Settled lately.
     pub memory: Memory,
     /// What bounds handing out beyond credit.
@@ -97,6 +107,8 @@ impl Table {
             subscribers: BTreeMap::new(),
             next_subscriber: 1,
             once: Once::default(),
+            promised: BTreeMap::new(),
+            deaths: Deaths::default(),
             memory: Memory::new(memory_entries_max),
             bounds,
             draining: false,
@@ -125,21 +137,9 @@ impl Table {
         self.bytes
     }
 
-    /// The agent process is gone: what it had counts as a crash, what waited goes to others.
-    pub fn agent_exited(&mut self) -> Vec<Command> {
-        let ids = self.ids(|held| !matches!(held.state, State::Settling { .. }));
-        let mut commands = Vec::with_capacity(ids.len());
-        for id in ids {
-            let Some(held) = self.lose(&id) else { continue };
-            let out = matches!(held.state, State::Out { .. });
-            commands.push(if out { Command::Crash(held) } else { Command::GiveBack(held) });
-        }
-        commands
-    }
-
-    /// What no agent has yet of this group.
+    /// What no agent has yet of this group, as far as it may go back.
     pub fn give_waiting_of(&mut self, group: &str) -> Vec<Command> {
-        let ids = self.ids(|held| held.state == State::Waiting && *held.key.group == *group);
+        let ids = self.ids(|held| held.state == State::Waiting && *held.key.group == *group && held.may_go_back());
         ids.iter().filter_map(|id| self.lose(id)).map(Command::GiveBack).collect()
     }
 
@@ -178,11 +178,6 @@ impl Table {
         if self.renew(&key, &incoming.receipt, now) {
             return;
         }
-        let (id, name): (Id, _) = (id.into(), key.group.clone());
-        self.bytes += incoming.payload.len();
-        self.by_key.insert(key.clone(), id.clone());
-        *self.counts.entry(name.clone()).or_default() += 1;
-        self.ready.entry(name).or_default().push_back(id.clone());
         let replied = Replied { next: 0, delivered: incoming.receipt.delivered };
         let held = Held {
             incoming,
@@ -196,9 +191,26 @@ impl Table {
             taken: now,
             extended: now,
             asked: now,
+            lapsed: false,
         };
+        self.hold(id.into(), Box::new(held));
+    }
+
+    /// Takes one in that waits.
+    fn hold(&mut self, id: Id, held: Box<Held>) {
+        let name = held.key.group.clone();
+        self.bytes += held.incoming.payload.len();
+        self.by_key.insert(held.key.clone(), id.clone());
+        *self.counts.entry(name.clone()).or_default() += 1;
+        let queue = self.ready.entry(name).or_default();
+        if held.fresh.suspect.is_some() {
+            self.deaths.suspects += 1;
+            queue.push_front(id.clone());
+        } else {
+            queue.push_back(id.clone());
+        }
         self.once.held(&held);
-        self.held.insert(id, Box::new(held));
+        self.held.insert(id, held);
     }
 
     /// Ends a delivery that is out: removes it with its verdict.
@@ -278,6 +290,7 @@ impl Table {
         let held = self.held.remove(id)?;
         self.by_key.remove(&held.key);
         self.once.gone(&held);
+        self.deaths.suspects -= usize::from(held.fresh.suspect.is_some());
         self.bytes -= held.incoming.payload.len();
         if let Some(count) = self.counts.get_mut(&held.key.group) {
             *count = count.saturating_sub(1);

@@ -150,7 +150,7 @@ pub async fn what_a_gone_agent_held_goes_to_another(kind: Kind) {
     let held = one.http.receive_one("10s").await;
     assert_eq!(held["attempt"], 1);
     let two = stage.agent("worker", "worker-2", &readers).await;
-    one.sidecar.hub.agent_exited();
+    one.sidecar.hub.agent_exited(false);
     let got = two.http.receive_one("20s").await;
     assert_eq!(data(&got), "x");
     two.http.ack(&got).await;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use agentbus_nats::grant::BreakerPolicy;
 use agentbus_nats::topology::Sizes;
 use agentbus_tests::broker::group;
+use agentbus_tests::grpc::{self, Stream};
 use agentbus_tests::http::HttpAgent;
 use agentbus_tests::wait::until;
 use agentbus_tests::{Broker, Member, SidecarProcess};
@@ -125,10 +126,10 @@ async fn an_agent_that_keeps_dying_is_left_alone() {
     let mut sidecar = SidecarProcess::start(&broker, member).await;
     let agent = HttpAgent::of(&sidecar);
     publish(&agent, 3).await;
-    // Out of memory, twice with two deliveries in hand, once with none.
-    for hold in [2, 2, 0] {
-        if hold > 0 {
-            assert_eq!(agent.receive(hold, "20s").await.len(), hold);
+    // Out of memory, with two deliveries in hand, of which one at a time is tried then, and with none.
+    for (ask, hold) in [(2, 2), (2, 1), (2, 1), (0, 0), (0, 0)] {
+        if ask > 0 {
+            assert_eq!(agent.receive(ask, "20s").await.len(), hold);
         }
         sidecar.agent_killed().await;
         until("given back", || async {
@@ -146,4 +147,75 @@ async fn an_agent_that_keeps_dying_is_left_alone() {
     let delivery = agent.receive_one("20s").await;
     assert!(since.elapsed() > OPEN / 2, "{:?}", since.elapsed());
     agent.ack(&delivery).await;
+}
+
+/// One event of many takes the agent down each time. (Here a poll that is not answered stands for the process.)
+#[tokio::test]
+async fn the_event_that_kills_the_agent_is_found_and_costs_the_others_nothing() {
+    const EVENTS: usize = 16;
+    let broker = Broker::start().await;
+    let mut worker = group("worker", &["note.>"]);
+    worker.policy.crash_limit = 3;
+    let groups = [broker.group_with(worker).await];
+    let member =
+        Member { agent: "worker", groups: &groups, publish: &["note.>"], breaker: Some(POLICY), ..Member::default() };
+    let mut sidecar = SidecarProcess::start(&broker, member).await;
+    let agent = HttpAgent::of(&sidecar);
+    publish(&agent, EVENTS).await;
+    let (mut deaths, mut done) = (Vec::new(), 0);
+    while done < EVENTS - 1 || deaths.len() < 4 {
+        let held = agent.receive(EVENTS, "20s").await;
+        let poison = held.iter().find(|delivery| delivery["event"]["id"] == "n-7");
+        if let Some(poison) = poison {
+            deaths.push((poison["attempt"].as_u64().expect("a number"), held.len() == 1));
+            sidecar.agent_exited().await;
+            continue;
+        }
+        for delivery in &held {
+            assert_eq!(delivery["attempt"], 1, "{delivery}");
+            agent.ack(delivery).await;
+            done += 1;
+        }
+        assert_eq!(sidecar.metric(DELIVER).await, 0.0, "left alone after {deaths:?}");
+    }
+    let alone: Vec<_> = deaths.iter().filter(|death| death.1).map(|death| death.0).collect();
+    assert_eq!(alone, [1, 2, 3], "its attempts count up, of which it knew one already: {deaths:?}");
+    let letter = broker.dead_letters(1).await.remove(0);
+    assert_eq!(letter.headers.get("Ab-Class").map(ToString::to_string), Some("CRASH".to_owned()));
+    assert_eq!(letter.headers.get("Ab-Attempt").map(ToString::to_string), Some("3".to_owned()));
+    broker.settled("worker").await;
+    assert_eq!(sidecar.metric(DELIVER).await, 0.0);
+}
+
+/// What it had pulled already goes to the other one at once.
+#[tokio::test]
+async fn an_open_breaker_keeps_nothing_from_the_other_members() {
+    const EVENTS: usize = 40;
+    let broker = Broker::start().await;
+    let mut slow = group("worker", &["note.>"]);
+    (slow.policy.initial_ms, slow.policy.max_ms) = (600_000, 600_000);
+    let groups = [broker.group_with(slow).await];
+    let long = BreakerPolicy { failures: 5, open_ms: 600_000 };
+    let member =
+        |instance| Member { agent: "worker", instance, groups: &groups, publish: &["note.>"], ..Member::default() };
+    let sick = Member { breaker: Some(long), ..member("worker-1") };
+    let sick = SidecarProcess::start(&broker, sick).await;
+    let well = SidecarProcess::start(&broker, member("worker-2")).await;
+    publish(&HttpAgent::of(&well), EVENTS).await;
+    let mut client = grpc::client(&sick).await;
+    let mut stream = Stream::open(&mut client, 8).await;
+    // What it has in hand when the breaker opens fails, too.
+    let mut nacked = 0;
+    while let Ok(delivery) = tokio::time::timeout(Duration::from_secs(1), stream.delivery()).await {
+        stream.nack(&delivery, "no").await;
+        nacked += 1;
+    }
+    assert_eq!(sick.metric(DELIVER).await, 2.0);
+    let (agent, since) = (HttpAgent::of(&well), Instant::now());
+    for _ in nacked..EVENTS {
+        let delivery = agent.receive_one("10s").await;
+        assert_eq!(delivery["attempt"], 1);
+        agent.ack(&delivery).await;
+    }
+    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
 }

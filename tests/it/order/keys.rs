@@ -161,6 +161,32 @@ async fn a_member_cut_off_loses_its_delivery_before_another_gets_it() {
     .await;
 }
 
+/// What it had to store before the ack is stored when the broker can be reached again: too late for the ack.
+#[tokio::test]
+async fn a_settle_under_way_when_its_member_was_cut_off_lets_nothing_overtake() {
+    let mut world = World::start(keyed(GroupKind::Pool)).await;
+    let proxy = Proxy::start(world.broker.url().trim_start_matches("nats://")).await;
+    let address = proxy.address();
+    let cut_off = world.member_at(1, Some(&address)).await;
+    world.publish([event("a", 0), event("a", 1)]).await;
+    let http = HttpAgent::of(&cut_off);
+    let held = http.receive_one("20s").await;
+    let second = world.member(2).await;
+    let other = HttpAgent::of(&second);
+    proxy.swallow(true);
+    let settling = tokio::spawn(async move { http.settle(&held, "reject", json!({"reason": "no"})).await });
+    let again = other.receive_one("20s").await;
+    assert_eq!(content(&again), ("a".to_owned(), 0));
+    proxy.swallow(false);
+    proxy.cut();
+    world.broker.dead_letters(1).await;
+    let late = settling.await.unwrap();
+    assert_eq!(late.body["code"], "LEASE_LOST", "{}", late.body);
+    assert!(other.receive(1, "2s").await.is_empty(), "two of one key at once");
+    other.ack(&again).await;
+    assert_eq!(content(&other.receive_one("20s").await), ("a".to_owned(), 1));
+}
+
 /// Parts that wait behind a busy agent are taken over by one that is free.
 #[tokio::test]
 async fn a_busy_member_keeps_no_key_waiting() {

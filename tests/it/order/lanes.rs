@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use agentbus_proto::event::v1::Priority;
 use agentbus_tests::grpc::{self, Stream};
 use agentbus_tests::http::HttpAgent;
+use agentbus_tests::proxy::Proxy;
 use serde_json::json;
 
 use super::world::{World, content, with_priority, workers};
@@ -124,4 +125,27 @@ async fn a_lane_that_was_idle_is_served_at_once_and_failures_are_retried() {
         http.ack(&again).await;
     }
     world.settled().await;
+}
+
+/// An answer that takes its time is no empty lane.
+#[tokio::test]
+async fn over_a_slow_link_no_more_is_held_than_the_credit() {
+    let mut world = World::start(split()).await;
+    backlog(&mut world, 20).await;
+    let proxy = Proxy::start(world.broker.url().trim_start_matches("nats://")).await;
+    proxy.delay(Duration::from_millis(25));
+    let address = proxy.address();
+    let sidecar = world.member_at(1, Some(&address)).await;
+    let http = HttpAgent::of(&sidecar);
+    for round in 0..4 {
+        let delivery = http.receive_one("20s").await;
+        let since = Instant::now();
+        // Longer than what is on its way needs, and than it takes until the metric knows.
+        while since.elapsed() < Duration::from_millis(600) {
+            let held = sidecar.metric("agentbus_in_flight").await;
+            assert!(held <= 1.0, "{held} held for an agent that asked for one, round {round}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        http.ack(&delivery).await;
+    }
 }

@@ -54,7 +54,7 @@ impl JetStream {
             stream: stream.to_owned(),
             pin_timeout,
             pins: consumers.iter().map(|_| None).collect(),
-            requests: Requests::new(consumers.len()),
+            requests: Requests::new(consumers.len(), link.round_trip.clone()),
             consumers,
             inbox,
             messages,
@@ -89,7 +89,7 @@ impl JetStream {
         let api = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{consumer}", self.stream);
         let api = self.link.layout().spell(&api).into_owned();
         if self.link.client.publish_with_reply(api, reply, body.into()).await.is_err() {
-            self.requests.end(slice, id);
+            self.requests.end(slice, id, false, Instant::now());
             self.ready.push_back(Taken::Ended { slice, refused: true });
         }
     }
@@ -182,7 +182,7 @@ impl JetStream {
         if let Some(receipt) = message.reply.clone().and_then(Receipt::parse) {
             // It comes under the subject it was stored on, so only its consumer tells the slice.
             let Some(slice) = self.consumers.iter().position(|name| *name == receipt.consumer) else { return };
-            self.requests.message(slice);
+            self.requests.message(slice, self.pin_timeout.is_none(), Instant::now());
             let headers = message.headers.unwrap_or_default();
             self.note_pin(slice, headers::get(Some(&headers), headers::PIN_ID));
             let incoming = Incoming { receipt, subject: message.subject, headers, payload: message.payload };
@@ -198,7 +198,8 @@ impl JetStream {
             // Somebody else has it by now, or nobody: the next request asks without.
             self.forget_pin(slice);
         }
-        if status != HEARTBEAT && self.requests.end(slice, id) {
+        let at_once = [NO_MESSAGES, PIN_MISMATCH].contains(&status);
+        if status != HEARTBEAT && self.requests.end(slice, id, at_once, Instant::now()) {
             let expected = [NO_MESSAGES, TIMEOUT, PIN_MISMATCH].contains(&status);
             if !expected {
                 let why = message.description.as_deref().unwrap_or_default();

@@ -13,6 +13,7 @@ mod jetstream;
 mod requests;
 
 pub(crate) use jetstream::{JetStream, unpin};
+pub(crate) use requests::RoundTrip;
 
 /// What comes of asking.
 #[derive(Debug)]

@@ -37,21 +37,23 @@ impl Hub {
                 now if now != generation => Extend::Everything,
                 _ => Extend::Due,
             };
-            if extend == Extend::Everything {
-                let unsent = std::mem::take(&mut *self.inner.unsent.lock().unwrap_or_else(PoisonError::into_inner));
-                let sent = unsent.into_iter().filter(|unsent| !self.is_stale(unsent));
-                self.spawn(sent.map(|unsent| Command::Answer(unsent.subject, unsent.answer)).collect());
-            }
             generation = if now == 0 { generation } else { now };
             if extend == Extend::Everything {
                 let now = self.bus().run_id();
-                if std::mem::replace(&mut run, now.clone()) != now {
+                let restarted = std::mem::replace(&mut run, now.clone()) != now;
+                let unsent = std::mem::take(&mut *self.inner.unsent.lock().unwrap_or_else(PoisonError::into_inner));
+                let sent = unsent.into_iter().filter(|unsent| !self.is_stale(unsent, restarted));
+                self.spawn(sent.map(|unsent| Command::Answer(unsent.subject, unsent.answer)).collect());
+                if restarted {
                     self.table().take_ordered();
                     self.after_all();
                 }
             }
             let commands = self.table().tick(Instant::now(), extend);
             self.try_again();
+            if self.table().reads_again() {
+                self.after_all();
+            }
             self.metrics().in_flight.set(self.held() as i64);
             self.metrics().broker_connected.set(i64::from(self.bus().is_up()));
             self.metrics().held_bytes.set(self.table().bytes() as i64);
@@ -71,11 +73,11 @@ impl Hub {
         }
     }
 
-    /// Where order is kept, an answer that waited may be about what is somebody else's by now. Without it the event comes
-    /// again, here to be acked from memory.
-    fn is_stale(&self, unsent: &Unsent) -> bool {
+    /// Where order is kept, an answer that waited, or that is for a broker before this one, may be about what is somebody
+    /// else's by now. Without it the event comes again, here to be acked from memory.
+    fn is_stale(&self, unsent: &Unsent, restarted: bool) -> bool {
         let receipt = Receipt::parse(unsent.subject.clone());
         let group = receipt.and_then(|receipt| self.group(Names::group_of(&receipt.consumer)));
-        unsent.since.elapsed() >= ORDERED_UNSENT && group.is_some_and(|group| group.keeps_order())
+        (restarted || unsent.since.elapsed() >= ORDERED_UNSENT) && group.is_some_and(|group| group.keeps_order())
     }
 }

@@ -30,11 +30,13 @@ impl Hub {
             Command::Renew(id, subject) => {
                 let sent = Instant::now();
                 if self.bus().renewed(&subject).await {
-                    self.table().renewed(&id, sent);
+                    self.table().renewed(&id, sent, Instant::now());
                 }
             }
             Command::GiveBack(held) => self.give_back(&held).await,
-            Command::Crash(held) => self.crashed(&held).await,
+            Command::Crash(held) => self.crashed(*held).await,
+            Command::Suspect(held) => self.suspected(&held).await,
+            Command::LeaveAlone(group) => self.leave_alone(&group),
             Command::Fail(held, cause) => {
                 self.metrics().delivery(&held.key.group, "lost");
                 self.handling_failed(&held);

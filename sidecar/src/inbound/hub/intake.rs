@@ -54,10 +54,8 @@ impl Hub {
                         answers.push((incoming.receipt.subject, Answer::Ack));
                     }
                     Admission::Dead(class, cause) => {
-                        let hub = self.clone();
-                        self.inner
-                            .tasks
-                            .spawn(async move { hub.park_unheard(&key.group, &incoming, class, &cause).await });
+                        let (hub, group) = (self.clone(), group.clone());
+                        self.inner.tasks.spawn(async move { hub.park_unheard(&group, &incoming, class, &cause).await });
                     }
                 }
             }
@@ -112,7 +110,7 @@ impl Hub {
         for held in late {
             let (group, incoming) = (&held.key.group, &held.incoming);
             match admit::expired(&held.fresh.head, now) {
-                Some(Admission::Dead(class, cause)) => self.park_unheard(group, incoming, class, &cause).await,
+                Some(Admission::Dead(class, cause)) => self.park_unheard(&held.group, incoming, class, &cause).await,
                 _ => {
                     self.note(group, incoming, held.fresh.attempt, None, "expired", "");
                     self.metrics().delivery(group, "expired");

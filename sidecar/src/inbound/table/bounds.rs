@@ -51,12 +51,15 @@ impl Bounds {
         !self.failing.is_empty() && self.failing.remove(group).is_some_and(|breaker| breaker.state() != State::Closed)
     }
 
-    /// The agent failed on an event of the group; true when that opens it.
-    pub fn failed(&mut self, group: &Arc<str>, event: &str, now: Instant) -> bool {
+    /// The agent failed on an event of the group, none when it is not known on which; true when that opens it.
+    pub fn failed(&mut self, group: &Arc<str>, event: Option<&str>, now: Instant) -> bool {
         let Some(policy) = self.policy else { return false };
-        let mut mark = FxHasher::default();
-        event.hash(&mut mark);
-        self.failing.entry(group.clone()).or_insert_with(|| Breaker::new(policy)).failed(mark.finish(), now)
+        let mark = event.map(|event| {
+            let mut mark = FxHasher::default();
+            event.hash(&mut mark);
+            mark.finish()
+        });
+        self.failing.entry(group.clone()).or_insert_with(|| Breaker::new(policy)).failed(mark, now)
     }
 
     /// Groups of which one delivery is tried from now on.
@@ -96,9 +99,9 @@ mod tests {
     fn an_open_group_gets_nothing_then_one_and_the_others_go_on() {
         let (mut bounds, now, group) = (bounds(None), Instant::now(), Arc::from("g"));
         for event in ["a", "b", "c", "d"] {
-            assert!(!bounds.failed(&group, event, now));
+            assert!(!bounds.failed(&group, Some(event), now));
         }
-        assert!(bounds.failed(&group, "e", now));
+        assert!(bounds.failed(&group, Some("e"), now));
         assert_eq!((bounds.room("g", 0, 0), bounds.room("other", 0, 0)), (0, usize::MAX));
         assert!(bounds.tick(now + Duration::from_secs(59)).is_empty());
         assert_eq!(bounds.tick(now + Duration::from_secs(60)), std::slice::from_ref(&group));

@@ -17,8 +17,12 @@ pub const LINGER: Duration = Duration::from_secs(2);
 pub const BUSY_LINGER: Duration = Duration::from_secs(15);
 /// The same in a pool: what its agent cannot take now is for whoever is free.
 pub const POOL_LINGER: Duration = Duration::from_millis(200);
-/// The same of a part of a keyed group: another member takes the part over. Once per event, because it counts as an attempt.
+/// The same where order is kept: another member takes the group or the part over. It counts as an attempt, so of a part once
+/// per event, and of a strict group, which asks for nothing it has no credit for, as long as one is left.
 pub const PART_LINGER: Duration = Duration::from_secs(1);
+
+/// The same of one that is handed out alone: another member may be free now, this one is once all is settled.
+pub const SUSPECT_LINGER: Duration = Duration::from_secs(1);
 
 /// One held delivery.
 pub struct Held {
@@ -42,6 +46,8 @@ pub struct Held {
     pub(super) extended: Instant,
     /// When that was last asked for.
     pub(super) asked: Instant,
+    /// Its order could not be vouched for at some moment. Stays so until the broker delivers it here anew.
+    pub(super) lapsed: bool,
 }
 
 /// How far a delivery's replies are.
@@ -62,6 +68,14 @@ pub(super) enum State {
     Out { to: u64, since: Instant, deadline: Instant },
     /// A retry or dead letter is being stored.
     Settling { to: u64, since: Instant, deadline: Instant },
+}
+
+/// How long a lease of an ordered group is good for: well below the broker's patience, so that an answer given at the last
+/// moment is there in time.
+pub fn good_for(group: &GroupGrant) -> Duration {
+    let wait = group.ack_wait();
+    let margin = (wait / 5).max(Duration::from_secs(1));
+    wait.saturating_sub(margin)
 }
 
 impl Held {
@@ -88,22 +102,33 @@ impl Held {
         if !self.group.keeps_order() || self.fresh.at_most_once {
             return false;
         }
-        let wait = self.group.ack_wait();
-        let margin = (wait / 5).max(Duration::from_secs(1));
-        now.saturating_duration_since(self.extended) >= wait.saturating_sub(margin)
+        self.lapsed || now.saturating_duration_since(self.extended) >= good_for(&self.group)
     }
 
     /// After how long it goes back while it waits; `busy`: its agent is at work, not away. None = it stays.
     pub(super) fn linger(&self, busy: bool) -> Option<Duration> {
         let pool = self.group.kind == GroupKind::Pool;
+        if let Some(suspect) = self.fresh.suspect.as_ref().filter(|_| busy) {
+            // Where going back costs an attempt it waits for its turn.
+            return (!self.group.keeps_order() && !suspect.stays).then_some(SUSPECT_LINGER);
+        }
         match (busy, &self.group) {
-            // Of an ordered group there is one at a time, and giving it back would count as an attempt.
-            (true, group) if group.ordered => None,
+            (true, group) if group.ordered => self.may_go_back().then_some(PART_LINGER),
             (true, group) if group.by_key => (self.incoming.receipt.delivered == 1).then_some(PART_LINGER),
             (_, group) if pool && !group.keeps_order() => Some(POOL_LINGER),
             (true, _) => Some(BUSY_LINGER),
             (false, _) => Some(LINGER),
         }
+    }
+
+    /// Whether giving it back does no harm: where order is kept it counts as an attempt, and one must be left.
+    pub(super) fn may_go_back(&self) -> bool {
+        !self.group.keeps_order() || self.fresh.at_most_once || self.fresh.attempt < self.fresh.attempts_max
+    }
+
+    /// Back to waiting: its agent is dead.
+    pub(super) fn back_in_line(&mut self, now: Instant) {
+        (self.state, self.span, self.context, self.taken) = (State::Waiting, None, None, now);
     }
 
     /// How long the agent has had it.

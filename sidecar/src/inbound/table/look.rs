@@ -27,7 +27,7 @@ impl Table {
             Verdict::Nacked | Verdict::Dead | Verdict::Moved => What::Moved,
             Verdict::Later | Verdict::ToPark(..) => What::Later,
             // It comes again, here or elsewhere.
-            Verdict::Lost => return None,
+            Verdict::Lost | Verdict::Died => return None,
         };
         Some(held::Held { group: wanted.group.clone(), seq: wanted.seq, what, attempt: 0, since_ms: None })
     }

@@ -1,5 +1,6 @@
 //! Who takes deliveries, and how many: credit says what is asked of the broker, and who gets what waits.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -42,6 +43,20 @@ pub(super) struct Subscriber {
     pub(super) credit: usize,
     pub(super) out: usize,
     tx: mpsc::Sender<Outgoing>,
+    /// It had credit and did not read what it was sent.
+    full: Cell<bool>,
+}
+
+impl Subscriber {
+    /// How many more deliveries it takes just now. Nothing while what it was sent is not read: frames pile up whose
+    /// deliveries were settled or lost meanwhile.
+    pub(super) fn room(&self) -> usize {
+        let (free, places) = (self.credit.saturating_sub(self.out), self.tx.capacity());
+        if free > 0 && places == 0 {
+            self.full.set(true);
+        }
+        free.min(places)
+    }
 }
 
 impl Table {
@@ -49,7 +64,8 @@ impl Table {
     pub fn attach(&mut self, groups: Vec<Arc<str>>, credit: usize, tx: mpsc::Sender<Outgoing>) -> u64 {
         let id = self.next_subscriber;
         self.next_subscriber += 1;
-        self.subscribers.insert(id, Subscriber { groups, credit: credit.min(CREDIT_MAX), out: 0, tx });
+        self.subscribers
+            .insert(id, Subscriber { groups, credit: credit.min(CREDIT_MAX), out: 0, tx, full: Cell::default() });
         id
     }
 
@@ -61,27 +77,28 @@ impl Table {
     }
 
     /// Lets a subscriber go.
-    pub fn detach(&mut self, id: u64, how: Gone) -> Vec<Command> {
+    pub fn detach(&mut self, id: u64, how: Gone, now: (Instant, SystemTime)) -> Vec<Command> {
         self.subscribers.remove(&id);
         if how == Gone::Answered {
             return Vec::new();
         }
-        let crash = how == Gone::Broken && !self.agent_stopping;
         let ids = self.ids(|held| matches!(held.state, State::Out { to, .. } if to == id));
-        let held = ids.iter().filter_map(|id| self.lose(id));
-        let to = |held| if crash { Command::Crash(held) } else { Command::GiveBack(held) };
-        held.map(to).collect()
+        if how == Gone::Broken && !self.agent_stopping {
+            return self.connection_broke(ids, now);
+        }
+        ids.iter().filter_map(|id| self.lose(id)).map(Command::GiveBack).collect()
     }
 
     /// How many more deliveries of a group can be taken: what its subscribers have credit for, less what waits for them.
     /// What an answered poll holds is nobody's credit any more: the agent asks again when it can take more.
     pub fn demand(&self, group: &str) -> usize {
-        if self.draining || self.closed.contains(group) || self.is_taken(group) {
+        if self.draining || self.deaths.suspects > 0 || self.closed.contains(group) || self.is_taken(group) {
             return 0;
         }
         let reads = |subscriber: &&Subscriber| subscriber.groups.iter().any(|name| &**name == group);
-        let share = |s: &Subscriber| s.credit.saturating_sub(s.out).div_ceil(s.groups.len().max(1));
+        let share = |s: &Subscriber| s.room().div_ceil(s.groups.len().max(1));
         let free: usize = self.subscribers.values().filter(reads).map(share).sum();
+        let free = free.saturating_sub(self.promised_beside(group));
         // Over the bound a group gets one event, so that none stands still, and no second one beside it.
         let held = self.counts.get(group).copied().unwrap_or(0);
         let free = if self.bytes >= BYTES_MAX { free.min(1usize.saturating_sub(held)) } else { free };
@@ -90,14 +107,55 @@ impl Table {
         if self.bounds.is_loose() { free } else { free.min(self.bounds.room(group, self.held.len(), held)) }
     }
 
+    /// Keeps credit for so many events that this group, which keeps an order, has asked for and may get any moment.
+    pub fn promise(&mut self, group: &str, messages: usize) {
+        self.promised.retain(|name, _| &**name != group);
+        if messages > 0 {
+            self.promised.insert(group.into(), messages);
+        }
+    }
+
+    /// What is promised to other groups of those that read this one.
+    fn promised_beside(&self, group: &str) -> usize {
+        if self.promised.is_empty() {
+            return 0;
+        }
+        let reads = |s: &Subscriber, name: &str| s.groups.iter().any(|other| &**other == name);
+        let both = |name: &str| self.subscribers.values().any(|s| reads(s, group) && reads(s, name));
+        self.promised.iter().filter(|(name, _)| ***name != *group && both(name)).map(|(_, messages)| messages).sum()
+    }
+
+    /// Whether a strict group goes on asking while its one delivery is out. Not when its reader could not take the next one
+    /// because another group's event may have the credit by then.
+    pub fn stays_in_line(&self, group: &str) -> bool {
+        let taken = |s: &Subscriber| s.groups.len() > 1 && s.credit > 0 && s.room() == 0;
+        let reads = |s: &Subscriber| s.groups.iter().any(|name| &**name == group);
+        self.holds(group) && !self.is_taken(group) && !self.subscribers.values().any(|s| reads(s) && taken(s))
+    }
+
+    /// Whether one that did not read what it was sent reads again: nothing else tells.
+    pub fn reads_again(&self) -> bool {
+        let reads = |s: &&Subscriber| s.full.get() && s.tx.capacity() > 0;
+        let again: Vec<_> = self.subscribers.values().filter(reads).collect();
+        again.iter().for_each(|s| s.full.set(false));
+        !again.is_empty()
+    }
+
     /// How many more may be handed out, whatever the credit.
-    fn room(&self, group: &str) -> usize {
-        if self.bounds.is_loose() {
+    pub(super) fn room(&self, group: &str) -> usize {
+        if self.bounds.is_loose() && self.deaths.suspects == 0 {
             return usize::MAX;
         }
         let out = self.held.values().filter(|held| held.state != State::Waiting);
         let (all, own) = out.fold((0, 0), |(all, own), held| (all + 1, own + usize::from(*held.key.group == *group)));
-        self.bounds.room(group, all, own)
+        let room = self.bounds.room(group, all, own);
+        if self.deaths.suspects == 0 {
+            return room;
+        }
+        // A suspect before all others, and alone.
+        let next = self.ready.get(group).and_then(VecDeque::front).and_then(|id| self.held.get(id));
+        let alone = all == 0 && next.is_some_and(|held| held.fresh.suspect.is_some());
+        if alone { room.min(1) } else { 0 }
     }
 
     /// Hands out what waits to who has credit, the least busy first. `hand` makes the frame and may note a span. Gives
@@ -112,10 +170,11 @@ impl Table {
         if self.draining {
             return late;
         }
+        let kept = self.promised_beside(group);
         for _ in 0..self.room(group) {
             let Some(queue) = self.ready.get_mut(group) else { return late };
             let Some(id) = queue.front().cloned() else { return late };
-            let free = |s: &Subscriber| s.out < s.credit && s.groups.iter().any(|name| &**name == group);
+            let free = |s: &Subscriber| s.room() > kept && s.groups.iter().any(|name| &**name == group);
             let candidates = self.subscribers.iter_mut().map(|(id, s)| (*id, s));
             let Some((to, subscriber)) = candidates.filter(|(_, s)| free(s)).min_by_key(|(_, s)| s.out) else {
                 return late;
@@ -132,7 +191,7 @@ impl Table {
                 continue;
             }
             let delivery = hand(&id, held, held.fresh.ack_deadline);
-            // The channel is as large as the largest credit, so this fails only when the subscriber is gone.
+            // There is room, so this fails only when the subscriber is gone.
             if subscriber.tx.try_send(Outgoing::Delivery(Box::new(delivery))).is_err() {
                 subscriber.credit = 0;
                 queue.push_front(id);

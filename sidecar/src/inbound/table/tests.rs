@@ -12,6 +12,10 @@ use super::held::{BUSY_LINGER, LINGER, PART_LINGER, POOL_LINGER};
 use super::*;
 use crate::memory::Source;
 
+mod crash;
+mod credit;
+mod order;
+
 struct Fixture {
     table: Table,
     group: Arc<GroupGrant>,
@@ -37,6 +41,7 @@ impl Fixture {
             attempts_max: 4,
             ack_deadline: Duration::from_secs(60),
             at_most_once,
+            suspect: None,
         };
         let key =
             Key { group: "readers".into(), source: Source::Events, seq, stored_at: std::time::SystemTime::UNIX_EPOCH };
@@ -118,7 +123,7 @@ fn a_broken_subscriber_crashes_what_it_had_and_a_closed_one_gives_it_back() {
         f.put(1);
         f.put(2);
         f.dispatch();
-        let commands = f.table.detach(id, how);
+        let commands = f.table.detach(id, how, (f.start, SystemTime::UNIX_EPOCH));
         assert_eq!(commands.len(), 1);
         assert_eq!(matches!(commands[0], Command::Crash(_)), crash);
         assert_eq!(f.table.len(), 1, "the waiting one stays for the next subscriber");
@@ -288,7 +293,7 @@ fn where_order_is_kept_a_lease_counts_from_the_brokers_word_and_lapses_before_th
     received(&mut rx);
     let at = |seconds: f64| f.start + Duration::from_secs_f64(seconds);
     assert!(matches!(f.table.tick(at(3.0), Extend::Due).as_slice(), [Command::Renew(renewed, _)] if *renewed == id));
-    f.table.renewed(&id, at(3.0));
+    f.table.renewed(&id, at(3.0), at(3.1));
     assert_eq!(f.table.tick(at(6.0), Extend::Due).len(), 1, "asked for, no answer");
     assert!(f.table.extend(&id, Duration::from_secs(60), at(7.0)).is_ok(), "the agent's wish is not the broker's word");
     f.table.take_lapsed(&id, at(9.0));
@@ -326,7 +331,8 @@ fn what_a_busy_agent_cannot_take_goes_back_as_its_group_allows() {
         f.put(1);
         f.dispatch();
         let id = f.put(2);
-        f.table.held.get_mut(&*id).unwrap().incoming.receipt.delivered = delivered;
+        let held = f.table.held.get_mut(&*id).unwrap();
+        (held.incoming.receipt.delivered, held.fresh.attempt) = (delivered, delivered as u32);
         let back = |f: &mut Fixture, at| {
             let commands = f.table.tick(f.start + at, Extend::Nothing);
             commands.iter().any(|command| matches!(command, Command::GiveBack(held) if held.key.seq == 2))
@@ -336,7 +342,8 @@ fn what_a_busy_agent_cannot_take_goes_back_as_its_group_allows() {
     assert_eq!(waits(|group| group.kind = GroupKind::Pool, 1), Some(POOL_LINGER));
     assert_eq!(waits(|group| group.by_key = true, 1), Some(PART_LINGER));
     assert_eq!(waits(|group| group.by_key = true, 2), None, "once only: it counts as an attempt");
-    assert_eq!(waits(|group| group.ordered = true, 1), None);
+    assert_eq!(waits(|group| group.ordered = true, 1), Some(PART_LINGER));
+    assert_eq!(waits(|group| group.ordered = true, 4), None, "it was the last attempt");
     assert_eq!(waits(|_| (), 1), None, "not so soon");
 }
 
