@@ -11,7 +11,8 @@ use agentbus_proto::{Code, Fault};
 use futures_util::StreamExt;
 use tokio::time::{Instant, timeout_at};
 
-use super::jetstream::{Verdict, unknown, verdict};
+use super::answer::{Verdict, verdict};
+use super::queue::unknown;
 use super::{Message, Options, Stored};
 use crate::connect::Link;
 use crate::headers;
