@@ -114,9 +114,11 @@ async fn accept(
         tokio::spawn(async move {
             let ((client_rx, client_tx), (server_rx, server_tx)) = (client.into_split(), server.into_split());
             tokio::select! {
+                // A cut comes first: nothing may pass after what a cut connection has lost.
+                biased;
+                _ = cut.changed() => {}
                 () = pass(client_rx, server_tx, swallow, |_| ()) => {}
                 () = pass(server_rx, client_tx, deafen, springs) => {}
-                _ = cut.changed() => {}
             }
         });
     }
