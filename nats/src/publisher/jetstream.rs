@@ -194,7 +194,7 @@ impl Inner {
     /// Gives every waiting caller on a refused subject its answer at once.
     fn refuse(&self, subject: &str) {
         let refused = self.line().queue.refused(subject);
-        refused.into_iter().for_each(|slot| slot.end(Err(denied(subject))));
+        refused.into_iter().for_each(|slot| slot.refuse(denied(subject)));
     }
 
     /// Takes an answer in; true when something that was held may go now.

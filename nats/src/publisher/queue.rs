@@ -97,11 +97,18 @@ impl Slot {
         Message { subject: self.subject.clone(), headers: unpack(&self.headers), payload: self.payload.clone() }
     }
 
-    /// Tells whoever waits for it that it is given up. That no stream took it is certain only if every send was answered so.
+    /// Tells whoever waits for it that it is refused. That is certain only if no send of it is unanswered.
+    pub fn refuse(self, fault: Fault) {
+        let fault = if self.unanswered { unknown() } else { fault };
+        self.end(Err(fault));
+    }
+
+    /// Tells whoever waits for it that no more is tried.
     pub fn give_up(mut self) {
-        let waits = matches!(self.place, Place::Due { .. });
-        let refused = self.refused.take().filter(|_| waits && !self.unanswered);
-        self.end(Err(refused.unwrap_or_else(unknown)));
+        match (&self.place, self.refused.take()) {
+            (Place::Due { .. }, Some(refused)) => self.refuse(refused),
+            _ => self.end(Err(unknown())),
+        }
     }
 }
 
