@@ -32,6 +32,7 @@ pub struct Proxy {
     swallow: Arc<Swallow>,
     deafen: Arc<Swallow>,
     trap: Arc<Trap>,
+    held: watch::Sender<bool>,
     cuts: watch::Sender<u64>,
     task: JoinHandle<()>,
 }
@@ -42,10 +43,10 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (swallow, deafen, cuts) = (Arc::<Swallow>::default(), Arc::<Swallow>::default(), watch::Sender::new(0));
-        let trap = Arc::<Trap>::default();
-        let ways = (swallow.clone(), deafen.clone(), trap.clone());
+        let (trap, held) = (Arc::<Trap>::default(), watch::Sender::new(false));
+        let ways = (swallow.clone(), deafen.clone(), trap.clone(), held.clone());
         let task = tokio::spawn(accept(listener, target.to_owned(), ways, cuts.clone()));
-        Self { address, swallow, deafen, trap, cuts, task }
+        Self { address, swallow, deafen, trap, held, cuts, task }
     }
 
     /// `127.0.0.1:<port>`
@@ -75,6 +76,11 @@ impl Proxy {
         self.deafen.on.store(on, Ordering::SeqCst);
     }
 
+    /// From now on, what the server answers waits here (true) or is passed on again, what waited first (false).
+    pub fn hold(&self, on: bool) {
+        self.held.send_replace(on);
+    }
+
     /// Bytes of clients lost so far.
     pub fn lost(&self) -> u64 {
         self.swallow.bytes.load(Ordering::SeqCst)
@@ -95,7 +101,7 @@ impl Drop for Proxy {
 async fn accept(
     listener: TcpListener,
     target: String,
-    (swallow, deafen, trap): (Arc<Swallow>, Arc<Swallow>, Arc<Trap>),
+    (swallow, deafen, trap, held): (Arc<Swallow>, Arc<Swallow>, Arc<Trap>, watch::Sender<bool>),
     cuts: watch::Sender<u64>,
 ) {
     while let Ok((client, _)) = listener.accept().await {
@@ -111,21 +117,28 @@ async fn accept(
                 on.on.store(true, Ordering::SeqCst);
             }
         };
+        let (free, held) = (watch::Sender::new(false).subscribe(), held.subscribe());
         tokio::spawn(async move {
             let ((client_rx, client_tx), (server_rx, server_tx)) = (client.into_split(), server.into_split());
             tokio::select! {
                 // A cut comes first: nothing may pass after what a cut connection has lost.
                 biased;
                 _ = cut.changed() => {}
-                () = pass(client_rx, server_tx, swallow, |_| ()) => {}
-                () = pass(server_rx, client_tx, deafen, springs) => {}
+                () = pass(client_rx, server_tx, swallow, free, |_| ()) => {}
+                () = pass(server_rx, client_tx, deafen, held, springs) => {}
             }
         });
     }
 }
 
 /// Passes bytes on until one side ends; then the caller drops both.
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, swallow: Arc<Swallow>, heard: impl Fn(&[u8])) {
+async fn pass(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    swallow: Arc<Swallow>,
+    mut held: watch::Receiver<bool>,
+    heard: impl Fn(&[u8]),
+) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(mut read @ 1..) = from.read(&mut buffer).await {
         heard(&buffer[..read]);
@@ -135,6 +148,8 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, swallow: Arc<Swal
             swallow.bytes.fetch_add(read as u64 - grace, Ordering::SeqCst);
             read = grace as usize;
         }
+        // Its owner may be gone; then nothing is held.
+        let _ = held.wait_for(|held| !held).await;
         if to.write_all(&buffer[..read]).await.is_err() {
             return;
         }
