@@ -4,7 +4,7 @@
 //! carries these events to whoever waits. [`Link::state`] gates publishing: requests sent into a dead connection would
 //! leak their reply slots one by one.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use agentbus_proto::{Code, Fault};
 use async_nats::{Auth, AuthError, Client, ConnectOptions, Event};
 use nkeys::KeyPair;
 use tokio::sync::{broadcast, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::identity::{Credentials, Layout};
 use crate::pull::slices::RoundTrip;
@@ -39,6 +40,17 @@ pub struct Options {
     pub layout: Layout,
     /// Who we are.
     pub identity: Identity,
+}
+
+impl Options {
+    /// The client library's options, signed in with `sign`.
+    fn client(&self, sign: impl Fn(&[u8]) -> Result<Auth, AuthError> + Send + Sync + 'static) -> ConnectOptions {
+        ConnectOptions::with_auth_callback(move |nonce| std::future::ready(sign(&nonce)))
+            .name(&self.name)
+            .custom_inbox_prefix(&self.inbox)
+            .ping_interval(PING_INTERVAL)
+            .connection_timeout(CONNECT_TIMEOUT)
+    }
 }
 
 /// A key pair and the newest token for it; a renewed token is used at the next connect.
@@ -123,9 +135,7 @@ pub struct Link {
     pub client: Client,
     state: watch::Receiver<State>,
     violations: broadcast::Sender<Violation>,
-    identity: Identity,
-    inbox: String,
-    layout: Layout,
+    options: Arc<Options>,
     subscriptions: Arc<AtomicU64>,
     /// What is known of the way to the broker.
     pub(crate) round_trip: RoundTrip,
@@ -136,20 +146,11 @@ impl Link {
     pub async fn connect(options: Options) -> Result<Self, Fault> {
         let (state_tx, state) = watch::channel(State::Down("connecting".to_owned()));
         let (violations, _) = broadcast::channel(VIOLATIONS_MAX);
-        let identity = options.identity.clone();
-        let signer = identity.clone();
+        let signer = options.identity.clone();
         let events = violations.clone();
         let (state_tx, layout) = (Arc::new(state_tx), options.layout);
-        let connect = ConnectOptions::with_auth_callback(move |nonce| {
-            let signer = signer.clone();
-            async move { signer.sign(&nonce) }
-        })
-        .name(&options.name)
-        .custom_inbox_prefix(&options.inbox)
-        .ping_interval(PING_INTERVAL)
-        .connection_timeout(CONNECT_TIMEOUT)
-        .reconnect_delay_callback(reconnect_delay)
-        .event_callback(move |event| {
+        let connect = options.client(move |nonce| signer.sign(nonce));
+        let connect = connect.reconnect_delay_callback(reconnect_delay).event_callback(move |event| {
             on_event(&event, layout, &state_tx, &events);
             async {}
         });
@@ -159,9 +160,7 @@ impl Link {
             client,
             state,
             violations,
-            identity,
-            inbox: options.inbox,
-            layout,
+            options: Arc::new(options),
             subscriptions: Arc::new(AtomicU64::new(1)),
             round_trip: RoundTrip::default(),
         };
@@ -222,22 +221,48 @@ impl Link {
 
     /// A fresh subject below this connection's inbox.
     pub fn new_inbox(&self) -> String {
-        format!("{}.{:x}", self.inbox, self.subscriptions.fetch_add(1, Ordering::Relaxed))
+        format!("{}.{:x}", self.options.inbox, self.subscriptions.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Another connection as the same user, for `purpose`, that is not made again: what was handed to it and not written when
+    /// it breaks goes nowhere. The token is cancelled then. Its refusals are told with the others.
+    pub(crate) async fn once(&self, purpose: &str) -> Result<(Client, CancellationToken), Fault> {
+        let (signer, used) = (self.options.identity.clone(), AtomicBool::new(false));
+        let sign = move |nonce: &[u8]| match used.swap(true, Ordering::Relaxed) {
+            false => signer.sign(nonce),
+            // The library connects again and would write what is left; this ends it.
+            true => Err(AuthError::new("this connection is made once")),
+        };
+        let (broken, violations, layout) = (CancellationToken::new(), self.violations.clone(), self.layout());
+        let cancelled = broken.clone();
+        let servers = &self.options.servers;
+        let connect = self.options.client(sign).name(format!("{}, {purpose}", self.options.name));
+        let connect = connect.max_reconnects(servers.len()).reconnect_delay_callback(|_| Duration::ZERO);
+        let connect = connect.event_callback(move |event| {
+            match &event {
+                Event::Disconnected | Event::Closed => cancelled.cancel(),
+                Event::ServerError(error) => tell_error(&error.to_string(), layout, &violations),
+                _ => {}
+            }
+            async {}
+        });
+        let client = connect.connect(servers).await.map_err(|error| unreachable_broker(servers, &error))?;
+        Ok((client, broken))
     }
 
     /// How subjects are spelled on this connection; what is not an inbox goes through [`Layout::spell`].
     pub fn layout(&self) -> Layout {
-        self.layout
+        self.options.layout
     }
 
     /// The identity in use.
     pub fn identity(&self) -> &Identity {
-        &self.identity
+        &self.options.identity
     }
 
     /// Takes a new token into use: what was written is flushed first, then the connection is made anew.
     pub async fn renew(&self, token: String) -> Result<(), Fault> {
-        self.identity.renew(token);
+        self.options.identity.renew(token);
         let _ = tokio::time::timeout(CONNECT_TIMEOUT, self.client.flush()).await;
         let before = self.generation();
         self.client.force_reconnect().await.map_err(|_| self.down())?;
@@ -246,7 +271,7 @@ impl Link {
 }
 
 /// 0, then growing to half a second, with jitter so that sidecars do not return in step.
-fn reconnect_delay(attempts: usize) -> Duration {
+pub(crate) fn reconnect_delay(attempts: usize) -> Duration {
     if attempts <= 1 {
         return Duration::ZERO;
     }
@@ -268,17 +293,7 @@ fn on_event(event: &Event, layout: Layout, state: &watch::Sender<State>, violati
             state.send_replace(State::Down("disconnected".to_owned()));
         }
         Event::Closed => drop(state.send_replace(State::Down("closed".to_owned()))),
-        Event::ServerError(error) => {
-            let text = error.to_string();
-            match violation(&text, layout) {
-                Some(violation) => {
-                    tracing::warn!(operation = %violation.operation, subject = %violation.subject, "refused by the broker");
-                    // Nobody waiting is fine.
-                    let _ = violations.send(violation);
-                }
-                None => tracing::warn!(error = %text, "broker reported an error"),
-            }
-        }
+        Event::ServerError(error) => tell_error(&error.to_string(), layout, violations),
         Event::ClientError(error) => {
             let text = error.to_string();
             tracing::debug!(error = %text, "cannot connect to the broker");
@@ -291,6 +306,17 @@ fn on_event(event: &Event, layout: Layout, state: &watch::Sender<State>, violati
             });
         }
         other => tracing::debug!(event = %other, "broker connection"),
+    }
+}
+
+fn tell_error(text: &str, layout: Layout, violations: &broadcast::Sender<Violation>) {
+    match violation(text, layout) {
+        Some(violation) => {
+            tracing::warn!(operation = %violation.operation, subject = %violation.subject, "refused by the broker");
+            // Nobody waiting is fine.
+            let _ = violations.send(violation);
+        }
+        None => tracing::warn!(error = %text, "broker reported an error"),
     }
 }
 

@@ -145,7 +145,9 @@ impl Outbound {
                         sent.pending = Some(pending);
                     }
                     Err(fault) if spool::is_away(&fault) => spool.broker_away(),
-                    Err(fault) => return Err(refused(&mut sent.span, &sent.to, fault)),
+                    Err(fault) if ticket.answered() => return Err(refused(&mut sent.span, &sent.to, fault)),
+                    // It has moved meanwhile: the spool's word counts.
+                    Err(_) => {}
                 },
             }
         }

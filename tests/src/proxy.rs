@@ -34,6 +34,7 @@ pub struct Proxy {
     deafen: Arc<Swallow>,
     trap: Arc<Trap>,
     delay: Arc<AtomicU64>,
+    held: watch::Sender<bool>,
     cuts: watch::Sender<u64>,
     task: JoinHandle<()>,
 }
@@ -44,11 +45,11 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (swallow, deafen, cuts) = (Arc::<Swallow>::default(), Arc::<Swallow>::default(), watch::Sender::new(0));
-        let trap = Arc::<Trap>::default();
+        let (trap, held) = (Arc::<Trap>::default(), watch::Sender::new(false));
         let delay = Arc::<AtomicU64>::default();
-        let ways = (swallow.clone(), deafen.clone(), trap.clone(), delay.clone());
+        let ways = (swallow.clone(), deafen.clone(), trap.clone(), held.clone(), delay.clone());
         let task = tokio::spawn(accept(listener, target.to_owned(), ways, cuts.clone()));
-        Self { address, swallow, deafen, trap, delay, cuts, task }
+        Self { address, swallow, deafen, trap, delay, held, cuts, task }
     }
 
     /// `127.0.0.1:<port>`
@@ -83,6 +84,11 @@ impl Proxy {
         self.delay.store(u64::try_from(way.as_millis()).expect("short"), Ordering::SeqCst);
     }
 
+    /// From now on, what the server answers waits here (true) or is passed on again, what waited first (false).
+    pub fn hold(&self, on: bool) {
+        self.held.send_replace(on);
+    }
+
     /// Bytes of clients lost so far.
     pub fn lost(&self) -> u64 {
         self.swallow.bytes.load(Ordering::SeqCst)
@@ -103,7 +109,7 @@ impl Drop for Proxy {
 async fn accept(
     listener: TcpListener,
     target: String,
-    (swallow, deafen, trap, delay): (Arc<Swallow>, Arc<Swallow>, Arc<Trap>, Arc<AtomicU64>),
+    (swallow, deafen, trap, held, delay): (Arc<Swallow>, Arc<Swallow>, Arc<Trap>, watch::Sender<bool>, Arc<AtomicU64>),
     cuts: watch::Sender<u64>,
 ) {
     while let Ok((client, _)) = listener.accept().await {
@@ -119,12 +125,15 @@ async fn accept(
                 on.on.store(true, Ordering::SeqCst);
             }
         };
+        let (free, held) = (watch::Sender::new(false).subscribe(), held.subscribe());
         tokio::spawn(async move {
             let ((client_rx, client_tx), (server_rx, server_tx)) = (client.into_split(), server.into_split());
             tokio::select! {
-                () = pass(client_rx, server_tx, swallow, &delay, |_| ()) => {}
-                () = pass(server_rx, client_tx, deafen, &delay, springs) => {}
+                // A cut comes first: nothing may pass after what a cut connection has lost.
+                biased;
                 _ = cut.changed() => {}
+                () = pass(client_rx, server_tx, swallow, &delay, free, |_| ()) => {}
+                () = pass(server_rx, client_tx, deafen, &delay, held, springs) => {}
             }
         });
     }
@@ -136,6 +145,7 @@ async fn pass(
     mut to: OwnedWriteHalf,
     swallow: Arc<Swallow>,
     delay: &AtomicU64,
+    mut held: watch::Receiver<bool>,
     heard: impl Fn(&[u8]),
 ) {
     let mut buffer = vec![0; 64 * 1024];
@@ -150,6 +160,8 @@ async fn pass(
             swallow.bytes.fetch_add(read as u64 - grace, Ordering::SeqCst);
             read = grace as usize;
         }
+        // Its owner may be gone; then nothing is held.
+        let _ = held.wait_for(|held| !held).await;
         if to.write_all(&buffer[..read]).await.is_err() {
             return;
         }

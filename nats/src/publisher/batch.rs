@@ -11,7 +11,8 @@ use agentbus_proto::{Code, Fault};
 use futures_util::StreamExt;
 use tokio::time::{Instant, timeout_at};
 
-use super::jetstream::{Verdict, unknown, verdict};
+use super::answer::{Verdict, verdict};
+use super::queue::unknown;
 use super::{Message, Options, Stored};
 use crate::connect::Link;
 use crate::headers;
@@ -40,14 +41,20 @@ pub(super) async fn store(link: &Link, options: &Options, messages: &[Message]) 
         return Err(Fault::new(Code::InvalidEvent, why));
     }
     let end = Instant::now() + options.outcome_wait;
+    let mut unanswered = None;
     loop {
-        let fault = match attempt(link, options, messages, end).await? {
-            Tried::Stored(stored) => return Ok(Some(stored)),
-            Tried::Singly => return Ok(None),
-            Tried::Again(fault) => fault,
+        let fault = match attempt(link, options, messages, end).await {
+            Ok(Tried::Stored(stored)) => return Ok(Some(stored)),
+            Ok(Tried::Singly) => return Ok(None),
+            Ok(Tried::Again(fault)) => fault,
+            Err(fault) => return Err(unanswered.unwrap_or(fault)),
         };
+        // After one try without an answer no later refusal is certain.
+        if fault.code == Code::OutcomeUnknown {
+            unanswered.get_or_insert_with(|| fault.clone());
+        }
         if Instant::now() + AGAIN_WAIT >= end {
-            return Err(fault);
+            return Err(unanswered.unwrap_or(fault));
         }
         tokio::time::sleep(AGAIN_WAIT).await;
     }
@@ -79,7 +86,7 @@ async fn attempt(link: &Link, options: &Options, messages: &[Message], end: Inst
                 // The first message is answered too, to hear of a refusal early; its consent says nothing.
                 Ok(Some(answer)) if answer.payload.is_empty() && answer.status.is_none() => {}
                 Ok(Some(answer)) => return judge(verdict(&answer), messages.len()),
-                Ok(None) => return Ok(Tried::Again(link.down())),
+                Ok(None) => return Ok(Tried::Again(unknown())),
                 Err(_) => return Ok(Tried::Again(unknown())),
             },
             () = link.reconnected(generation) => return Ok(Tried::Again(unknown())),

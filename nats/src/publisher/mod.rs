@@ -13,10 +13,13 @@ use serde::Deserialize;
 use crate::bus::memory;
 use crate::connect::Link;
 
+mod answer;
 mod batch;
 mod jetstream;
+mod queue;
+mod wire;
 
-pub(crate) use jetstream::refused;
+pub(crate) use answer::refused;
 
 pub use batch::BATCH_MESSAGES_MAX;
 
@@ -123,9 +126,9 @@ enum Outcome {
 }
 
 impl Publisher {
-    /// Starts reading answers on `link`.
-    pub async fn start(link: Link, options: Options) -> Result<Self, Fault> {
-        Ok(Self { way: Way::JetStream(jetstream::Publisher::start(link, options).await?) })
+    /// Over connections made like `link`.
+    pub fn start(link: Link, options: Options) -> Self {
+        Self { way: Way::JetStream(jetstream::Publisher::start(link, options)) }
     }
 
     /// Over the bus in this process.
@@ -178,7 +181,7 @@ impl Pending {
     pub async fn outcome(&mut self) -> Result<Stored, Fault> {
         match &mut self.outcome {
             Outcome::JetStream(pending) => pending.outcome().await,
-            Outcome::Known(outcome) => outcome.take().unwrap_or_else(|| Err(jetstream::unknown())),
+            Outcome::Known(outcome) => outcome.take().unwrap_or_else(|| Err(queue::unknown())),
         }
     }
 }

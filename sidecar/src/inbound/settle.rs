@@ -1,5 +1,6 @@
 //! The agent's answer to a delivery. Idempotent in the delivery id: a repeated settle gets the same answer.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant, SystemTime};
 
 use agentbus_nats::ack::{Answer, Receipt};
@@ -18,7 +19,7 @@ use super::moves::{Moved, to_park};
 use super::reply::ReplyWith;
 use super::table::{Held, Missing};
 use crate::memory::{Source, Verdict};
-use crate::outbound::{Cause, Parent, fail};
+use crate::outbound::{Cause, Checked, Parent, fail};
 
 /// How a delivery is settled.
 #[derive(Debug, Clone, PartialEq)]
@@ -219,7 +220,8 @@ impl Hub {
         let parent = Parent { context: held.context, tracestate: None };
         let head = &held.fresh.head;
         let receipt = &held.incoming.receipt;
-        let mut checked = Vec::with_capacity(events.len());
+        let mut checked: Vec<Checked> = Vec::with_capacity(events.len());
+        let mut ids = HashSet::with_capacity(events.len());
         for (index, event) in events.into_iter().enumerate() {
             let cause = Cause {
                 correlation_id: head.chain().to_owned(),
@@ -229,6 +231,7 @@ impl Hub {
                 default_id: emitted_id(&format!("{}/{}/{}", receipt.stream, receipt.seq, held.key.group), index),
             };
             let one = self.outbound().check(event, None, &parent, Some(&cause));
+            let one = one.and_then(|one| if ids.insert(one.id().to_owned()) { Ok(one) } else { Err(twice(one.id())) });
             checked.push(one.inspect_err(|fault| fail(&mut span, fault))?);
         }
         let emitted = self.outbound().store_all(checked).await.inspect_err(|fault| fail(&mut span, fault))?;
@@ -318,6 +321,11 @@ impl Hub {
         span.attr("agentbus.settle", operation);
         span
     }
+}
+
+/// The broker would take the second for a repetition of the first, and it would be lost.
+fn twice(id: &str) -> Fault {
+    Fault::new(Code::InvalidEvent, format!("two outputs of one ack have the id `{id}`: give each its own, or none"))
 }
 
 /// The id of an output: fixed by its delivery and its place, and never longer than ids may be.

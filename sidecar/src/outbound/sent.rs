@@ -91,10 +91,9 @@ impl Sent {
                         spool.broker_away();
                     }
                 }
-                Err(fault) => {
-                    ticket.answered();
-                    return Err(fault);
-                }
+                Err(fault) if ticket.answered() => return Err(fault),
+                // It has moved: refused is only what the spool does not keep either.
+                Err(fault) => return ticket.kept().await.map(|()| Kept::Spool).map_err(|_| fault),
             }
             return ticket.kept().await.map(|()| Kept::Spool).map_err(unanswered);
         }
@@ -106,4 +105,47 @@ impl Sent {
 fn unanswered(fault: Fault) -> Fault {
     let why = format!("no answer from the broker, so the event may be stored; {}", fault.message);
     Fault::new(Code::OutcomeUnknown, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use agentbus_nats::bus::{Memory, memory};
+    use agentbus_nats::grant::{Fsync, Grant, SpoolOptions};
+    use agentbus_proto::event::v1::Event;
+    use agentbus_runtime::trace::Tracer;
+    use prost::Message;
+
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::outbound::{Parent, Wish};
+    use crate::spool::Spool;
+    use crate::toll::Toll;
+
+    #[tokio::test]
+    async fn what_moved_into_the_spool_before_the_broker_refused_it_is_not_told_as_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let bus = Memory::start(memory::Options { message_bytes_max: 1 }).connect("writer");
+        let grant = Grant {
+            agent: "writer".into(),
+            namespace: "default".into(),
+            publish: vec![">".into()],
+            event_bytes_max: 1024,
+            ..Grant::default()
+        };
+        let (metrics, options) = (Metrics::new(), SpoolOptions { bytes_max: 1 << 20, fsync: Fsync::Always });
+        let spool = Spool::open(dir.path(), &options, metrics.clone()).unwrap();
+        let toll = Toll::open(&grant, None, metrics.clone());
+        let publisher = bus.publisher().clone();
+        let outbound = Outbound::new(publisher, &grant, Tracer::disabled(), metrics, Some(spool.clone()), toll);
+        let to: Address = "note.made".parse().unwrap();
+        let event = Event { to: Some(to.into()), ..Event::default() }.encode_to_vec();
+        let parent = Parent::default();
+        let send = || outbound.send(event.clone().into(), Wish::default(), &parent, None);
+        let refused = send().await.unwrap().outcome().await.unwrap_err();
+        assert_eq!((refused.code, spool.counts().events), (Code::TooLarge, 0));
+        let mut sent = send().await.unwrap();
+        spool.broker_away();
+        assert_eq!(sent.outcome().await.unwrap().1, Kept::Spool);
+        assert_eq!(spool.counts().events, 1);
+    }
 }

@@ -25,6 +25,11 @@ pub struct Checked {
 }
 
 impl Checked {
+    /// The event's id, given or made.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// What would be stored.
     pub fn message(&self) -> &Message {
         &self.message

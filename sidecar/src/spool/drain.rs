@@ -17,6 +17,8 @@ use super::writer::Order;
 
 /// A connection that is gone for this long is an outage: shorter ones are none to the agent.
 const AWAY_AFTER: Duration = Duration::from_secs(2);
+/// How long the last round may take after the stop: the broker answers within milliseconds.
+const FINISH_WAIT: Duration = Duration::from_secs(2);
 /// Between two looks when nothing tells that there is something to do.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Between two tries when the broker does not take what is first in line: a full stream, a stream without leader.
@@ -42,34 +44,37 @@ pub async fn watch(spool: Spool, bus: Arc<dyn Bus>, stop: CancellationToken) {
     }
 }
 
-/// Runs until stopped.
+/// Runs until stopped; a round that is under way then may finish, so that what it has sent is noted and not sent again.
 pub async fn run(spool: Spool, bus: Arc<dyn Bus>, stop: CancellationToken) {
-    let work = async {
-        let mut failures = 0;
-        loop {
-            let changed = spool.shared.changed.notified();
-            if spool.counts().events == 0 || !bus.is_up() {
-                let _ = tokio::time::timeout(LOOK_EVERY, changed).await;
-                continue;
-            }
-            match round(&spool, bus.publisher()).await {
-                Ok(()) => failures = 0,
-                Err(fault) => {
-                    failures += 1;
-                    tracing::warn!(%fault, events = spool.counts().events, "the spool waits");
-                    tokio::time::sleep(BACKOFF.delay(failures, rand::random())).await;
-                }
+    let mut failures = 0;
+    while !stop.is_cancelled() {
+        let changed = spool.shared.changed.notified();
+        if spool.counts().events == 0 || !bus.is_up() {
+            let _ = tokio::time::timeout(LOOK_EVERY, stop.run_until_cancelled(changed)).await;
+            continue;
+        }
+        let late = async {
+            stop.cancelled().await;
+            tokio::time::sleep(FINISH_WAIT).await;
+        };
+        let outcome = tokio::select! {
+            outcome = round(&spool, bus.publisher(), &stop) => outcome,
+            () = late => return tracing::warn!("stopped while the spool was being sent: some of it may be sent again"),
+        };
+        match outcome {
+            Ok(()) => failures = 0,
+            Err(fault) => {
+                failures += 1;
+                tracing::warn!(%fault, events = spool.counts().events, "the spool waits");
+                let wait = tokio::time::sleep(BACKOFF.delay(failures, rand::random()));
+                stop.run_until_cancelled(wait).await;
             }
         }
-    };
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = work => {}
     }
 }
 
 /// Sends the first records. The error says why the first of those that are left must wait.
-async fn round(spool: &Spool, publisher: &Publisher) -> Result<(), Fault> {
+async fn round(spool: &Spool, publisher: &Publisher, stop: &CancellationToken) -> Result<(), Fault> {
     let records = read(spool).await?;
     if records.is_empty() {
         // What is counted is still on its way to the disk.
@@ -81,19 +86,23 @@ async fn round(spool: &Spool, publisher: &Publisher) -> Result<(), Fault> {
     let (stored, refused, stuck) = match publisher.store_all(messages).await {
         Ok(_) => (records.iter().map(|(index, _)| *index).collect(), Vec::new(), None),
         Err(fault) if super::is_away(&fault) => (Vec::new(), Vec::new(), Some(fault)),
-        Err(_) => one_by_one(publisher, records).await,
+        Err(_) => one_by_one(publisher, records, stop).await,
     };
     note(spool, stored, refused).await;
     stuck.map_or(Ok(()), Err)
 }
 
-/// What is stored, what is refused for good, and why the first of the others must wait.
+/// What is stored, what is refused for good, and why the first of the others must wait. Ends early when stopped.
 async fn one_by_one(
     publisher: &Publisher,
     records: Vec<(u64, Record)>,
+    stop: &CancellationToken,
 ) -> (Vec<u64>, Vec<(u64, Record, Fault)>, Option<Fault>) {
     let (mut stored, mut refused) = (Vec::new(), Vec::new());
     for (index, record) in records {
+        if stop.is_cancelled() {
+            break;
+        }
         match publisher.store(record.message.clone()).await {
             Ok(_) => stored.push(index),
             Err(fault) if fault.code.retryable() => return (stored, refused, Some(fault)),

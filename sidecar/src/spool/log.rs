@@ -49,7 +49,12 @@ struct Segment {
     path: PathBuf,
     file: Arc<File>,
     bytes: u64,
+    /// Written since its last sync.
+    dirty: bool,
 }
+
+/// How a file is made to last: another one in tests.
+type Fsync = Box<dyn FnMut(&File) -> io::Result<()> + Send>;
 
 /// The open spool of one instance.
 pub struct Log {
@@ -62,8 +67,8 @@ pub struct Log {
     place: Place,
     refused_bytes: u64,
     refused: u64,
-    /// Written since the last sync.
-    dirty: bool,
+    /// Makes what is written last.
+    fsync: Fsync,
     /// The end of the last segment is not to be trusted: go on in a new one.
     torn: bool,
 }
@@ -82,7 +87,7 @@ impl Log {
             place,
             refused_bytes: refused_text.len() as u64,
             refused: refused_text.iter().filter(|byte| **byte == b'\n').count() as u64,
-            dirty: false,
+            fsync: Box::new(File::sync_data),
             torn: false,
         };
         for (first, path) in segments(dir)? {
@@ -107,7 +112,7 @@ impl Log {
                 self.undrained.insert(index, Spot { file: file.clone(), offset, length });
             }
         }
-        self.segments.insert(first, Segment { path, file, bytes: end });
+        self.segments.insert(first, Segment { path, file, bytes: end, dirty: false });
         Ok(())
     }
 
@@ -146,43 +151,43 @@ impl Log {
         let offset = segment.bytes + HEAD_BYTES as u64;
         segment.bytes += frame;
         self.undrained.insert(self.next, Spot { file: segment.file.clone(), offset, length: body.len() });
+        segment.dirty = true;
         self.next += 1;
-        self.dirty = true;
         Ok(())
     }
 
-    /// Takes the last `count` records back: they could not be made to last, and nobody was told that they are kept.
+    /// Takes the last `count` records back: they could not be made to last, and nobody was told that they are kept. What comes
+    /// next goes into a file of its own: after a failed sync the system may take what it lost for written.
     pub fn take_back(&mut self, count: u64) {
+        let mut left = false;
         for _ in 0..count {
             let Some((index, spot)) = self.undrained.pop_last() else { break };
             let end = spot.offset - HEAD_BYTES as u64;
             if let Err(error) = spot.file.set_len(end) {
                 // What cannot be cut off is noted as drained, as far as that can be told, and the file is left alone.
                 tracing::error!(%error, "a record that is not kept stays in the file: it may be sent after a restart");
-                self.torn = true;
+                left = true;
                 continue;
             }
             if let Some(segment) = self.segments.values_mut().find(|segment| Arc::ptr_eq(&segment.file, &spot.file)) {
-                segment.bytes = end;
+                (segment.bytes, segment.dirty) = (end, false);
             }
-            if !self.torn {
+            if !left {
                 self.next = index;
             }
         }
+        self.torn = true;
         let drained = self.drained();
-        if self.torn
-            && let Err(error) = self.place.write(drained, false)
-        {
+        if left && let Err(error) = self.place.write(drained, false) {
             tracing::error!(%error, "cannot note what was taken back");
         }
     }
 
-    /// Makes what was appended last.
+    /// Makes what was appended last. After an error none of it may be counted on: see [`Log::take_back`].
     pub fn sync(&mut self) -> io::Result<()> {
-        if std::mem::take(&mut self.dirty)
-            && let Some(segment) = self.segments.values().next_back()
-        {
-            segment.file.sync_data()?;
+        for segment in self.segments.values_mut().filter(|segment| segment.dirty) {
+            (self.fsync)(&segment.file)?;
+            segment.dirty = false;
         }
         Ok(())
     }
@@ -252,12 +257,19 @@ impl Log {
         if !self.torn && self.segments.values().next_back().is_some_and(fits) {
             return Ok(());
         }
-        self.sync()?;
+        // Those that were emptied by taking back: their names are of indices that come again.
+        while let Some(last) = self.segments.last_entry().filter(|last| *last.key() >= self.next) {
+            std::fs::remove_file(&last.get().path)?;
+            last.remove();
+        }
         let path = self.dir.join(format!("{:016x}{SEGMENT_END}", self.next));
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&path)?;
         // The name lasts only once the folder is on disk.
-        File::open(&self.dir)?.sync_all()?;
-        self.segments.insert(self.next, Segment { path, file: Arc::new(file), bytes: 0 });
+        if let Err(error) = File::open(&self.dir)?.sync_all() {
+            let _ = std::fs::remove_file(&path);
+            return Err(error);
+        }
+        self.segments.insert(self.next, Segment { path, file: Arc::new(file), bytes: 0, dirty: false });
         self.torn = false;
         Ok(())
     }
@@ -275,6 +287,14 @@ impl Log {
             self.segments.pop_first();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+impl Log {
+    /// From now on files are made to last this way.
+    pub fn sync_with(&mut self, fsync: impl FnMut(&File) -> io::Result<()> + Send + 'static) {
+        self.fsync = Box::new(fsync);
     }
 }
 

@@ -176,3 +176,6 @@ impl Writer {
         Fault::new(Code::SpoolFull, why).with_retry_after(FULL_WAIT)
     }
 }
+
+#[cfg(test)]
+mod tests;

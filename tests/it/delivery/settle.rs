@@ -157,6 +157,22 @@ async fn events_emitted_with_an_ack_continue_the_chain() {
 }
 
 #[tokio::test]
+async fn two_outputs_with_one_id_are_refused_and_none_is_stored() {
+    let mut world = World::start().await;
+    for way in WAYS {
+        world.publish("x").await;
+        let mut agent = Agent::connect(way, &world.sidecar).await;
+        let (got, before) = (agent.next().await, world.broker.count(&world.broker.names.events()).await);
+        let out = |id: &str, data: &'static str| Event { id: id.to_owned(), ..grpc::event("out.one", data) };
+        let emit = vec![out("same", "1"), out("other", "2"), out("same", "3")];
+        assert_eq!(agent.settle_with(&got.id, ack(), emit).await, Err("INVALID_EVENT".into()), "{way:?}");
+        assert_eq!(world.broker.count(&world.broker.names.events()).await, before, "{way:?}");
+        agent.settle(&got.id, ack()).await.unwrap();
+        world.settled().await;
+    }
+}
+
+#[tokio::test]
 async fn an_emit_that_is_refused_leaves_the_delivery_with_the_agent() {
     let mut world = World::start().await;
     for way in WAYS {

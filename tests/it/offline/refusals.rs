@@ -5,6 +5,8 @@ use std::time::Duration;
 use agentbus_nats::grant::SpoolOptions;
 use agentbus_proto::event::v1::Event;
 use agentbus_proto::sidecar::v1::Stored;
+use agentbus_tests::proxy::Proxy;
+use agentbus_tests::wait::until;
 use agentbus_tests::{Member, SidecarProcess, grpc};
 use futures_util::StreamExt;
 use serde_json::Value;
@@ -80,6 +82,45 @@ async fn nothing_overtakes_an_event_of_the_spool_that_the_full_stream_has_no_roo
     let expected: Vec<String> = ["before".to_owned()].into_iter().chain(ids(&events)).collect();
     let (counts, order) = world.stored().await;
     assert_eq!(order, expected);
+    assert!(counts.values().all(|count| *count == 1));
+}
+
+#[tokio::test]
+async fn nothing_overtakes_it_either_when_the_first_of_the_spool_was_stored_before() {
+    let mut world = World::start().await;
+    world.room(64 * 1024).await;
+    let proxy = Proxy::start(world.broker.url().trim_start_matches("nats://")).await;
+    let address = proxy.address();
+    let sidecar = SidecarProcess::start(&world.broker, Member { server: Some(&address), ..world.member() }).await;
+    let mut client = grpc::client(&sidecar).await;
+    let large = |id: &str| Event { data: "x".repeat(40_000).into(), ..note(id) };
+    publish(&mut client, vec![large("before")], Stored::Broker).await;
+    // The broker stores it, and its answer is lost.
+    proxy.deafen(true);
+    let unanswered = tokio::spawn({
+        let mut client = client.clone();
+        async move { publish(&mut client, vec![note("stored")], Stored::Spool).await }
+    });
+    until("stored", || async {
+        let count = world.broker.count(&world.broker.names.events()).await;
+        if count == 2 { Ok(()) } else { Err(count) }
+    })
+    .await;
+    world.broker.server.kill9().await.unwrap();
+    unanswered.await.unwrap();
+    publish(&mut client, vec![large("large"), note("small")], Stored::Spool).await;
+    proxy.deafen(false);
+    world.broker.server.restart().await.unwrap();
+    let mut tries = world.broker.link.client.subscribe("ab.default.n.writer.>").await.unwrap();
+    let mut heard = 0;
+    while heard < 3 {
+        let event = tokio::time::timeout(Duration::from_secs(30), tries.next()).await.expect("a try").expect("open");
+        heard += usize::from(event.payload.len() > 40_000);
+    }
+    world.room(1024 * 1024).await;
+    spooled(&sidecar, 0.0).await;
+    let (counts, order) = world.stored().await;
+    assert_eq!(order, ["before", "stored", "large", "small"]);
     assert!(counts.values().all(|count| *count == 1));
 }
 
