@@ -101,7 +101,7 @@ pub async fn other_method(method: Method, uri: Uri) -> Problem {
 /// In front of all routes: percent-encoding must be right, and a method that means no body comes without one.
 pub async fn readable(request: Request, next: Next) -> Response {
     let parts = request.uri().path_and_query().map_or("", PathAndQuery::as_str);
-    if let Some(bad) = bad_encoding(parts) {
+    if let Some(bad) = parts.contains('%').then(|| bad_encoding(parts)).flatten() {
         return Problem::unreadable(format_args!("`{bad}` in its path or query is no percent-encoded UTF-8"))
             .into_response();
     }
@@ -134,14 +134,13 @@ fn bad_encoding(text: &str) -> Option<String> {
             decoded.push(*first);
             continue;
         }
-        let digits = rest.get(..2).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
-        let byte =
-            digits.and_then(|digits| std::str::from_utf8(digits).ok()).map(|digits| u8::from_str_radix(digits, 16));
-        let Some(Ok(byte)) = byte else {
-            let shown: Vec<u8> = std::iter::once(b'%').chain(rest.iter().copied().take(2)).collect();
-            return Some(String::from_utf8_lossy(&shown).escape_debug().to_string());
-        };
-        decoded.push(byte);
+        let digits = String::from_utf8_lossy(&rest[..rest.len().min(2)]);
+        // A sign would be taken for a part of a number.
+        let hex = digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+        match u8::from_str_radix(&digits, 16) {
+            Ok(byte) if hex => decoded.push(byte),
+            _ => return Some(format!("%{}", digits.escape_debug())),
+        }
         rest = &rest[2..];
     }
     let error = std::str::from_utf8(&decoded).err()?;

@@ -51,7 +51,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text));
-    if admin.token.is_some() {
+    if admin.token.iter().any(|token| !token.is_empty()) {
         router = router.route("/drain", post(drain));
     }
     router.layer(from_fn(refuse_browsers)).with_state(admin)

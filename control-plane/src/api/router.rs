@@ -64,6 +64,7 @@ pub fn router(state: ApiState) -> Router {
     let queried =
         Router::new().route("/v1/dead-letters", get(dead_letters::list)).route("/v1/events", get(events::list));
     Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
         .route("/v1/status", get(system::status))
         .route("/v1/agents", get(system::agents))
         .route("/v1/dead-letters/groups", get(dead_letters::causes))
@@ -80,20 +81,20 @@ pub fn router(state: ApiState) -> Router {
         .method_not_allowed_fallback(other_method)
         .layer(from_fn(readable))
         .layer(from_fn_with_state(shared.clone(), admit))
-        .route("/livez", get(|| async { "ok\n" }))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(shared)
 }
 
 async fn admit(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
-    match auth::check(request.headers(), request.uri(), &shared.api.token) {
-        Ok(()) => {
-            // From now on this connection is kept.
-            if let Some(peer) = request.extensions().get::<Peer>() {
-                peer.admit();
-            }
-            next.run(request).await
-        }
-        Err(fault) => Problem::from(fault).into_response(),
+    if request.uri().path() == "/livez" {
+        return next.run(request).await;
     }
+    if let Err(fault) = auth::check(request.headers(), request.uri(), &shared.api.token) {
+        return Problem::from(fault).into_response();
+    }
+    // From now on this connection is kept.
+    if let Some(peer) = request.extensions().get::<Peer>() {
+        peer.admit();
+    }
+    next.run(request).await
 }
