@@ -209,9 +209,8 @@ impl DeadLetters {
                 facts.seen = info.first_seq - 1;
                 break;
             }
-            let mut loaded = Facts { created: Some(info.created), loaded: true, ..Facts::default() };
-            snapshot::load(&*self.bus, &self.names, &mut loaded).await?;
-            *facts = loaded;
+            snapshot::load(&*self.bus, &self.names, facts).await?;
+            facts.loaded = true;
         }
         let wanted = subject::audit(self.names.namespace(), ABOUT_REDRIVES);
         while let Some(record) = self.bus.find(&name, &wanted, facts.seen + 1).await? {

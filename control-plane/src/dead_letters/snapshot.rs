@@ -41,7 +41,7 @@ struct Stored {
 /// when a redrive was begun whose end is not known. Times in milliseconds since the Unix epoch: 50 bytes, not 100.
 type Row = (u64, Option<u64>, u32, u64, Target, u32, u64, Option<u64>);
 
-/// Reads the snapshot into an empty fold. Without one nothing changes.
+/// Takes over what the snapshot knows better than the fold. Without one nothing changes.
 pub(super) async fn load(bus: &dyn Bus, names: &Names, facts: &mut Facts) -> Result<(), Fault> {
     let bucket = names.registry();
     let Some(head) = read::<Head>(bus, &bucket, HEAD).await? else { return Ok(()) };
@@ -52,10 +52,12 @@ pub(super) async fn load(bus: &dyn Bus, names: &Names, facts: &mut Facts) -> Res
         let Some(stored) = read::<Stored>(bus, &bucket, &key).await? else { continue };
         // Of another audit stream: true all the same, but it says nothing about the facts of this one.
         let as_of = if stored.head.created == created { stored.head.as_of_seq } else { 0 };
-        let letters = stored.letters.into_iter().map(|row| entry(row, names)).collect();
-        facts.parts.insert(number, Part { as_of, letters });
+        if as_of > facts.seen || !facts.parts.contains_key(&number) {
+            let letters = stored.letters.into_iter().map(|row| entry(row, names)).collect();
+            facts.parts.insert(number, Part { as_of, letters });
+        }
     }
-    facts.seen = if head.created == created { head.as_of_seq } else { 0 };
+    facts.seen = facts.seen.max(if head.created == created { head.as_of_seq } else { 0 });
     Ok(())
 }
 
@@ -206,6 +208,25 @@ mod tests {
         assert_eq!(again.of(7, STORED).unwrap().count, 1);
         take(&mut again, fact(5, Kind::Done, 7));
         assert_eq!(again.of(7, STORED).unwrap().count, 2);
+    }
+
+    #[tokio::test]
+    async fn an_older_snapshot_takes_nothing_away() {
+        let (bus, names) = bucket().await;
+        let (mut older, mut newer) = (of(MADE), of(MADE));
+        for facts in [&mut older, &mut newer] {
+            take(facts, fact(3, Kind::Done, 7));
+        }
+        save(&*bus, &names, &mut older).await.unwrap();
+        take(&mut newer, fact(4, Kind::Done, 8));
+        load(&*bus, &names, &mut newer).await.unwrap();
+        assert!(newer.of(7, STORED).is_some() && newer.of(8, STORED).is_some());
+        assert_eq!(newer.seen, 4);
+        // A newer one does know better.
+        take(&mut newer, fact(5, Kind::Done, 9));
+        save(&*bus, &names, &mut newer).await.unwrap();
+        load(&*bus, &names, &mut older).await.unwrap();
+        assert_eq!((older.seen, &older.parts), (5, &newer.parts));
     }
 
     #[tokio::test]
