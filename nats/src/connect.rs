@@ -150,13 +150,8 @@ impl Link {
         });
         let client =
             connect.connect(&options.servers).await.map_err(|error| unreachable_broker(&options.servers, &error))?;
-        let link = Self {
-            client,
-            state,
-            violations,
-            options: Arc::new(options),
-            subscriptions: Arc::new(AtomicU64::new(1)),
-        };
+        let link =
+            Self { client, state, violations, options: Arc::new(options), subscriptions: Arc::new(AtomicU64::new(1)) };
         link.up(CONNECT_TIMEOUT).await?;
         Ok(link)
     }
