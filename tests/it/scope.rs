@@ -23,6 +23,7 @@ macro_rules! in_both {
 mod addresses;
 mod grants;
 mod person;
+mod reach;
 mod renewal;
 mod replies;
 mod tokens;

@@ -78,7 +78,9 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     }
     if args.legacy {
         let answer: Answer<Handed> = api.post("/v1/receive?format=message", &request).await.map_err(hint)?;
-        let line = |one: &Handed| (one.delivery_id.clone(), one.attempt, one.max_attempts, output::escaped(&one.message.to_string()));
+        let line = |one: &Handed| {
+            (one.delivery_id.clone(), one.attempt, one.max_attempts, output::escaped(&one.message.to_string()))
+        };
         return finish(global, args, &api, &answer, line).await;
     }
     let answer: Answer<DeliveryJson> = api.post("/v1/receive", &request).await.map_err(hint)?;

@@ -37,7 +37,7 @@ pub use keys::{Change, Entry, Watch};
 pub use memory::Memory;
 pub use notes::{Note, Subscription};
 
-/// A bus. One handle is one connection: what it may do is decided when it is made.
+/// A bus. One handle is one identity: what it may do is decided when it is made.
 #[async_trait]
 pub trait Bus: Send + Sync + 'static {
     // ---- The connection -------------------------------------------------------------------------------------------

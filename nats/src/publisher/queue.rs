@@ -193,7 +193,8 @@ impl Queue {
                 (Place::Sent { again }, None) => now >= *again,
                 (Place::Sent { again }, Some(held)) => held.probe == Some(*number) && now >= *again,
                 (Place::Due { at }, Some(held)) => {
-                    let first = held.probe.is_none() && index.is_some_and(|at| !std::mem::replace(&mut looked[at], true));
+                    let first =
+                        held.probe.is_none() && index.is_some_and(|at| !std::mem::replace(&mut looked[at], true));
                     first && now >= *at
                 }
                 (Place::Due { .. }, None) => true,

@@ -35,8 +35,7 @@ const WAIT_DEFAULT: Duration = Duration::from_secs(20);
 
 /// Routes of the HTTP API.
 pub(super) fn router(state: State) -> Router {
-    let queried =
-        Router::new().route("/v1/schedules", get(schedules::list)).route("/v1/receive", post(receive_events));
+    let queried = Router::new().route("/v1/schedules", get(schedules::list)).route("/v1/receive", post(receive_events));
     Router::new()
         .route("/v1/publish", post(publish))
         .route("/v1/messages", post(publish_message))

@@ -66,10 +66,8 @@ async fn a_sidecar_that_is_stopped_while_it_sends_the_spool_notes_what_it_has_se
     // No room, so that the spool waits until its answers are held up.
     world.broker.server.restart().await.unwrap();
     world.room(1).await;
-    until("back", || async {
-        if sidecar.metric("agentbus_broker_connected").await == 1.0 { Ok(()) } else { Err(()) }
-    })
-    .await;
+    until("back", || async { if sidecar.metric("agentbus_broker_connected").await == 1.0 { Ok(()) } else { Err(()) } })
+        .await;
     proxy.hold(true);
     world.room(1 << 20).await;
     until("stored", || async {
