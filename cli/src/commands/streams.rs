@@ -15,7 +15,7 @@ use agentbus_nats::{plan, subject};
 use agentbus_proto::{Code, name};
 use agentbus_runtime::bytesize::ByteSize;
 use anyhow::Context;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::exit::fault;
 use crate::instance::Global;
@@ -85,7 +85,7 @@ async fn ask(global: &Global, place: &Where, apply: bool) -> anyhow::Result<Stre
     let Some(server) = &place.server else {
         let api = global.control()?;
         return Ok(if apply {
-            api.post("/v1/streams/apply", &Value::Null).await?
+            api.post("/v1/streams/apply", &json!({})).await?
         } else {
             api.get("/v1/streams/plan").await?
         });
