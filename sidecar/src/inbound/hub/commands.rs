@@ -34,8 +34,9 @@ impl Hub {
                 }
             }
             Command::GiveBack(held) => self.give_back(&held).await,
-            Command::Crash(held) => self.crashed(*held).await,
-            Command::Suspect(held) => self.suspected(&held).await,
+            // Rare and large: boxed, so that hundreds of renewals at once stay small.
+            Command::Crash(held) => Box::pin(self.crashed(*held)).await,
+            Command::Suspect(held) => Box::pin(self.suspected(&held)).await,
             Command::LeaveAlone(group) => self.leave_alone(&group),
             Command::Fail(held, cause) => {
                 self.metrics().delivery(&held.key.group, "lost");

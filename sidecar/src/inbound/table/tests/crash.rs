@@ -110,7 +110,7 @@ fn a_suspect_is_handed_out_before_all_others_and_alone() {
     let (_id, mut rx) = f.subscribe(5);
     let busy = f.put(1);
     f.dispatch();
-    assert_eq!(received(&mut rx), [busy.clone()]);
+    assert_eq!(received(&mut rx), std::slice::from_ref(&busy));
     let (one, other) = (f.put_suspect(2, suspect(7)), f.put_suspect(3, suspect(7)));
     let plain = f.put(4);
     f.dispatch();
