@@ -85,8 +85,9 @@ impl Publisher {
         let room = tokio::time::timeout(outcome_wait, self.inner.room.clone().acquire_many_owned(bytes)).await;
         let Ok(Ok(room)) = room else { return Err(slow()) };
         let ((tx, answer), now) = (oneshot::channel(), Instant::now());
-        let slot = Slot::new(&message, tx, room, now + answer_wait, now + outcome_wait);
-        let (wire, slot) = self.inner.enter(slot).await?;
+        let deadline = now + outcome_wait;
+        let slot = Slot::new(&message, tx, room, now + answer_wait, deadline);
+        let (wire, slot) = self.inner.enter(slot, deadline).await?;
         // From here on the slot goes when this is dropped.
         let pending = Pending { inner: self.inner.clone(), slot, answer };
         self.inner.write(&wire, slot, message).await?;
@@ -121,16 +122,16 @@ impl Inner {
     }
 
     /// Waits until a message may be sent past nothing that waits, and notes it as sent.
-    async fn enter(&self, mut slot: Slot) -> Result<(Arc<Wire>, u64), Fault> {
+    async fn enter(&self, slot: Slot, deadline: Instant) -> Result<(Arc<Wire>, u64), Fault> {
+        let mut slot = Some(slot);
         loop {
             let ready = self.ready.notified();
             let generation = self.link.up(self.options.link_wait).await?;
-            match self.line().insert(generation, slot) {
-                Ok(entered) => return Ok(entered),
-                Err(back) => slot = back,
+            if let Some(entered) = self.line().insert(generation, &mut slot) {
+                return Ok(entered);
             }
             self.wanted.notify_one();
-            if tokio::time::timeout_at(slot.deadline, ready).await.is_err() {
+            if tokio::time::timeout_at(deadline, ready).await.is_err() {
                 return Err(self.link.down());
             }
         }
@@ -217,12 +218,10 @@ impl Inner {
 }
 
 impl Line {
-    /// Gives the message back when there is no connection that knows the newest token, or others wait to be sent again.
-    fn insert(&mut self, generation: u64, slot: Slot) -> Result<(Arc<Wire>, u64), Slot> {
-        match &self.wire {
-            Some(wire) if wire.generation == generation => Ok((wire.clone(), self.queue.insert(slot)?)),
-            _ => Err(slot),
-        }
+    /// Leaves the message where it is when there is no connection that knows the newest token, or others wait to be sent again.
+    fn insert(&mut self, generation: u64, slot: &mut Option<Slot>) -> Option<(Arc<Wire>, u64)> {
+        let wire = self.wire.as_ref().filter(|wire| wire.generation == generation)?;
+        Some((wire.clone(), self.queue.insert(slot)?))
     }
 }
 

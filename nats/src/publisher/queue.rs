@@ -31,7 +31,7 @@ pub struct Slot {
     answer: oneshot::Sender<Outcome>,
     place: Place,
     /// Given up then.
-    pub deadline: Instant,
+    deadline: Instant,
     /// The stream's absence, as told by the last answer.
     refused: Option<Fault>,
     /// It was sent and that was not answered: it may be stored, whatever is said of it later.
@@ -113,15 +113,16 @@ impl Slot {
 }
 
 impl Queue {
-    /// Takes a message that is sent now, and tells its number. Gives it back when it would pass what is held.
-    pub fn insert(&mut self, slot: Slot) -> Result<u64, Slot> {
-        if self.held.iter().any(|held| held.stream == stream(&slot.subject)) {
-            return Err(slot);
+    /// Takes a message that is sent now, and tells its number; leaves it where it is when it would pass what is held.
+    pub fn insert(&mut self, slot: &mut Option<Slot>) -> Option<u64> {
+        let stream = stream(&slot.as_ref()?.subject);
+        if self.held.iter().any(|held| held.stream == stream) {
+            return None;
         }
         let number = self.next;
         self.next += 1;
-        self.slots.insert(number, slot);
-        Ok(number)
+        self.slots.insert(number, slot.take()?);
+        Some(number)
     }
 
     /// Messages without an answer.

@@ -31,9 +31,9 @@ impl Line {
         let message = Message { subject: subject.into(), headers: HeaderMap::new(), payload: Bytes::new() };
         let (tx, answer) = oneshot::channel();
         let room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        let slot = Slot::new(&message, tx, room, self.now + ANSWER_WAIT, self.now + Duration::from_secs(10));
-        let taken = self.queue.insert(slot);
-        taken.is_ok_and(|number| self.answers.insert(number, answer).is_none())
+        let mut slot = Some(Slot::new(&message, tx, room, self.now + ANSWER_WAIT, self.now + Duration::from_secs(10)));
+        let taken = self.queue.insert(&mut slot);
+        taken.is_some_and(|number| self.answers.insert(number, answer).is_none())
     }
 
     /// Sends what is due and tells which.
