@@ -33,13 +33,18 @@ impl Elsewhere {
         };
         let bad = |error| Fault::new(Code::BadConfig, format!("no keys for namespace `{namespace}`: {error}"));
         let authority = authority.of_namespace(namespace).map_err(bad)?;
-        // Only asked: what is there may be laid out in another way.
-        if !accounts::known(servers, &authority, grants::now()).await? {
+        // Asked first: what is there may be laid out in another way.
+        let known = accounts::known(servers, &authority, grants::now()).await;
+        if let Ok(false) = known {
             if !create {
                 return Ok(None);
             }
             accounts::install(servers, &authority, grants::now()).await?;
         }
-        base::connect(servers, &authority, Instant::now()).await.map(Some)
+        match (base::connect(servers, &authority, Instant::now()).await, known) {
+            // A broker that tells us nothing may know it from its operator; this one does not.
+            (Err(refused), Err(silent)) if refused.code == Code::Unauthenticated => Err(silent),
+            (reached, _) => reached.map(Some),
+        }
     }
 }

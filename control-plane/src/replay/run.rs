@@ -77,13 +77,12 @@ impl Replays {
 
     /// Where the copies go. Makes a sandbox's accounts and streams when asked to, and tells whether it did.
     async fn prepare(&self, target: Target<'_>, request: &Request) -> Result<(Option<Arc<dyn Bus>>, bool), Fault> {
-        let Target::Namespace(into) = target else { return Ok((Some(Arc::clone(&self.inner.bus)), false)) };
-        let names = Names::new(into);
-        let create = request.create && !request.dry_run;
-        let to = self.inner.elsewhere.reach(into, create).await?;
         if request.dry_run {
             return Ok((None, false));
         }
+        let Target::Namespace(into) = target else { return Ok((Some(Arc::clone(&self.inner.bus)), false)) };
+        let names = Names::new(into);
+        let to = self.inner.elsewhere.reach(into, request.create).await?;
         let space = request.space_bytes.unwrap_or(SPACE_DEFAULT);
         let there = match &to {
             Some(to) => to.stream(&names.events()).await?.is_some(),
@@ -91,7 +90,7 @@ impl Replays {
         };
         match to {
             Some(to) if there => Ok((Some(to), false)),
-            Some(to) if create => {
+            Some(to) if request.create => {
                 plan::apply(&*to, &names, &Sizes::within(i64::try_from(space).unwrap_or(i64::MAX))).await?;
                 Ok((Some(to), true))
             }
@@ -201,7 +200,7 @@ impl Part<'_> {
         };
         match copy(record, run) {
             Ok(message) => {
-                if let Some(to) = self.to.as_ref().filter(|_| !self.request.dry_run) {
+                if let Some(to) = &self.to {
                     self.ticks.tick().await;
                     to.store(message).await?;
                 }

@@ -153,7 +153,16 @@ async fn what_a_foreign_broker_must_know_is_printed_for_both_layouts_and_nothing
     let port = agentbus_nats::server::free_port().expect("a port");
     let folder = here.home().join("foreign");
     std::fs::create_dir(&folder).expect("made");
-    let server = format!("listen: 127.0.0.1:{port}\njetstream {{ store_dir: store }}\n{}", said.stdout);
+    // It knows what its operator has written down, another namespace too, and takes nothing while it runs.
+    let memory: Vec<&str> = said
+        .stdout
+        .lines()
+        .map(|line| if line.starts_with("resolver {") { "resolver: MEMORY" } else { line })
+        .collect();
+    let account =
+        |one: &Value| format!("{}: {}\n}}", one["public_key"].as_str().unwrap(), one["jwt"].as_str().unwrap());
+    let accounts = memory.join("\n").trim_end_matches('}').to_owned() + &account(&other["accounts"][0]);
+    let server = format!("listen: 127.0.0.1:{port}\njetstream {{ store_dir: store }}\n{accounts}\n");
     std::fs::write(folder.join("server.conf"), server).expect("written");
     let mut command = here.plain(agentbus_tests::installation::nats_server().await);
     let _server = command
@@ -165,16 +174,24 @@ async fn what_a_foreign_broker_must_know_is_printed_for_both_layouts_and_nothing
     here.write("agentbus.yaml", project(true));
     let url = format!("nats://127.0.0.1:{port}");
     let mut command = here.agentbus(&["control-plane", "--dir", dir, "--server", &url, "--config", "agentbus.yaml"]);
-    command.args(["--listen", "127.0.0.1:0", "--api-token", "t", "--quota", "64MiB", "--spawn"]);
+    let listen = format!("127.0.0.1:{}", agentbus_nats::server::free_port().expect("a port"));
+    command.args(["--listen", &listen, "--api-token", "t", "--quota", "64MiB", "--spawn"]);
     let _control = command.stderr(std::process::Stdio::null()).spawn().expect("started");
     until("a consumer of the agent, as the control plane made it", || async {
         let authority = agentbus_control_plane::authority::load(&keys).expect("keys");
-        let bus =
-            agentbus_tests::broker::control_plane(&[url.clone()], &authority).await.map_err(|fault| fault.message)?;
+        let bus = agentbus_tests::broker::control_plane(std::slice::from_ref(&url), &authority)
+            .await
+            .map_err(|fault| fault.message)?;
         match bus.consumers("AB_default_EVENTS", 10).await {
             Ok(all) if all.iter().any(|consumer| consumer.name == "shout" && consumer.waiting > 0) => Ok(()),
             other => Err(format!("{other:?}")),
         }
     })
     .await;
+    let api = agentbus::control::Api::new("the control plane", &format!("http://{listen}"), "t");
+    let replay = |into: &str| json!({"patterns": [">"], "into": into, "create": true, "space_bytes": 8 << 20});
+    let made: Value = api.post("/v1/replay", &replay("sandbox")).await.expect("the operator let it in");
+    assert_eq!(made["created"], json!(true), "{made}");
+    let refused = api.post::<Value>("/v1/replay", &replay("unknown")).await.unwrap_err();
+    assert!(refused.message.contains("agentbus auth bootstrap"), "{refused}");
 }

@@ -2,8 +2,8 @@
 //!
 //! `project` says what is started, `keys` whether what is stored can be opened → `broker` obtains and keeps a nats-server (`beside`
 //! shares another bus's) → `foreground` adds the control plane, which starts sidecars and agents, and stops everything in order →
-//! `summary` says what runs. `demo` runs the audit on top (`watch`
-//! looks on, `progress` counts); `detach` does all of it in the background.
+//! `summary` says what runs. `demo` runs the audit on top (`watch` looks on, `progress` counts); `detach` does all of it in the
+//! background.
 
 mod beside;
 mod broker;
@@ -155,22 +155,9 @@ mod tests {
 
     #[test]
     fn the_background_process_gets_the_same_options() {
-        let given = [
-            "up",
-            "--demo",
-            "--wall",
-            "--input",
-            "/in",
-            "--report",
-            "r.md",
-            "--port",
-            "4333",
-            "--otlp",
-            "http://h:4317",
-            "-d",
-        ];
+        let given = "up --demo --wall --input /in --report r.md --port 4333 --otlp http://h:4317 -d";
         let mut command = Command::new("up");
-        Only::try_parse_from(given).unwrap().args.repeat(&mut command);
+        Only::try_parse_from(given.split(' ')).unwrap().args.repeat(&mut command);
         let repeated = std::iter::once(command.get_program()).chain(command.get_args());
         let again = Only::try_parse_from(repeated).unwrap().args;
         assert!(again.demo && again.wall && !again.detach && again.port == Some(4333));
