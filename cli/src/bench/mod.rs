@@ -15,6 +15,7 @@ mod setup;
 
 use std::time::Instant;
 
+use agentbus_nats::identity::Layout;
 use agentbus_proto::Code;
 use agentbus_runtime::drain;
 
@@ -26,7 +27,7 @@ use crate::output;
 use events::Events;
 use measure::{Latency, Rate};
 use options::Choice;
-use report::{Machine, Pair, Ratios, Report, Run};
+use report::{Machine, Pair, Ratios, Report, Run, Wall};
 use rounds::{Rounds, Samples, pair};
 use setup::Bus;
 
@@ -42,27 +43,58 @@ pub async fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
         output::say("WARNING: this is a debug build; its figures mean nothing");
     }
     // A start that is given up drops what it has, which ends it.
-    let bus = tokio::select! {
-        bus = Box::pin(Bus::start(args.nats_server.clone())) => bus?,
+    let (bus, walled) = tokio::select! {
+        both = Box::pin(buses(args)) => both?,
         _ = &mut stop => return Err(Silent(INTERRUPTED).into()),
     };
     let measured = tokio::select! {
-        measured = Box::pin(measure(args, &bus)) => measured,
+        measured = Box::pin(measure(args, &bus, walled.as_ref())) => measured,
         _ = &mut stop => Err(Silent(INTERRUPTED).into()),
     };
     let version = bus.version.clone();
-    bus.stop().await?;
-    let report = report(args, measured?, version, start)?;
+    for bus in [Some(bus), walled].into_iter().flatten() {
+        bus.stop().await?;
+    }
+    let (samples, walled) = measured?;
+    let report = report(args, samples, walled, version, start)?;
     if global.json { output::json(&report) } else { Ok(output::line(report.text())?) }
 }
 
-async fn measure(args: &Args, bus: &Bus) -> anyhow::Result<Samples> {
-    let mut rounds = Rounds::prepare(args, bus).await?;
-    rounds.run().await?;
-    rounds.finish().await
+/// What is measured on, and where it is wanted the same with a wall.
+async fn buses(args: &Args) -> anyhow::Result<(Bus, Option<Bus>)> {
+    let bus = Bus::start(args.nats_server.clone(), Layout::Plain).await?;
+    let walled = if args.wall { Some(Bus::start(args.nats_server.clone(), Layout::Wall).await?) } else { None };
+    Ok((bus, walled))
 }
 
-fn report(args: &Args, samples: Samples, nats_server: String, start: Instant) -> anyhow::Result<Report> {
+/// In turns: a round on the one, a round on the other.
+async fn measure(args: &Args, bus: &Bus, walled: Option<&Bus>) -> anyhow::Result<(Samples, Option<Samples>)> {
+    let mut rounds = Rounds::prepare(args, bus).await?;
+    let behind = args.behind_the_wall();
+    let mut walled = match walled {
+        Some(bus) => Some(Rounds::prepare(&behind, bus).await?),
+        None => None,
+    };
+    for round in 0..args.rounds {
+        rounds.run(round).await?;
+        if let Some(walled) = &mut walled {
+            walled.run(round).await?;
+        }
+    }
+    let walled = match walled {
+        Some(walled) => Some(walled.finish().await?),
+        None => None,
+    };
+    Ok((rounds.finish().await?, walled))
+}
+
+fn report(
+    args: &Args,
+    samples: Samples,
+    walled: Option<Samples>,
+    nats_server: String,
+    start: Instant,
+) -> anyhow::Result<Report> {
     let stored_bytes = Events::new(setup::NAMESPACE, "writer", "bench.publish", args.size)?.raw().payload.len();
     let mut report = Report {
         ratios: Ratios::default(),
@@ -75,6 +107,7 @@ fn report(args: &Args, samples: Samples, nats_server: String, start: Instant) ->
         end_to_end_unary: Latency::median(&samples.echo_unary),
         ask: Latency::median(&samples.ask),
         memory: samples.memory,
+        wall: None,
         sends: sends(args.arm),
         run: Run {
             rounds: args.rounds,
@@ -86,6 +119,7 @@ fn report(args: &Args, samples: Samples, nats_server: String, start: Instant) ->
         machine: machine(nats_server)?,
     };
     report.ratios = Ratios::of(&report);
+    report.wall = walled.map(|samples| Wall::of(&report, &samples));
     Ok(report)
 }
 

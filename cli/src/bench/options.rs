@@ -36,6 +36,9 @@ pub struct Args {
     /// How often everything is measured; the medians are printed
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=20))]
     pub rounds: u32,
+    /// Measure the sidecar once more behind the wall (`broker: {wall: true}`), in turns with the rest on a second nats-server
+    #[arg(long)]
+    pub wall: bool,
     /// The nats-server program to use [default: AGENTBUS_NATS_SERVER, PATH, cache, or obtained]
     #[arg(long, value_name = "FILE")]
     pub nats_server: Option<PathBuf>,
@@ -126,6 +129,11 @@ impl Args {
         }
     }
 
+    /// What is measured behind the wall: the sidecar only, since a program with full rights is never there.
+    pub fn behind_the_wall(&self) -> Self {
+        Self { arm: Choice::Sidecar, ..self.clone() }
+    }
+
     /// Whether this is to be measured.
     pub fn wants(&self, step: Step) -> bool {
         self.only.is_none_or(|only| only == step)
@@ -138,7 +146,7 @@ mod tests {
 
     fn args() -> Args {
         let (arm, only, nats_server) = (Choice::Both, None, None);
-        Args { events: 100_000, size: 256, arm, only, rounds: 3, nats_server }
+        Args { events: 100_000, size: 256, arm, only, rounds: 3, wall: false, nats_server }
     }
 
     #[test]

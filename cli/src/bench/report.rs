@@ -2,10 +2,13 @@
 //!
 //! Ratios come first: rates of two runs on one machine differ by a tenth or more, their ratio by less.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::measure::{Latency, Rate};
-use super::options::Counts;
+use super::options::{Arm, Counts};
+use super::rounds::{Samples, pair};
 use crate::{size, table};
 
 /// The same figure of both arms; `None` where it was not measured.
@@ -40,6 +43,8 @@ pub struct Report {
     pub ask: Option<Latency>,
     /// Memory of the sidecar.
     pub memory: Memory,
+    /// The sidecar behind the wall, with `--wall`.
+    pub wall: Option<Wall>,
     /// What each arm sends.
     pub sends: Pair<String>,
     /// How it was measured.
@@ -63,6 +68,69 @@ pub struct Ratios {
     pub end_to_end_added: Option<Latency>,
     /// The same with a unary publish.
     pub end_to_end_unary_added: Option<Latency>,
+}
+
+/// The sidecar behind the wall, and against the sidecar without it: × for rates, + for latencies.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Wall {
+    /// Confirmed publish, pipelined.
+    pub publish_streaming: Option<Rate>,
+    /// × without the wall.
+    pub publish_streaming_ratio: Option<f64>,
+    /// Confirmed publish, 64 calls in flight.
+    pub publish_unary_64: Option<Rate>,
+    /// × without the wall.
+    pub publish_unary_64_ratio: Option<f64>,
+    /// Receive, decode, ack.
+    pub deliver: Option<Rate>,
+    /// × without the wall.
+    pub deliver_ratio: Option<f64>,
+    /// Confirmed publish, one call at a time.
+    pub publish_unary: Option<Latency>,
+    /// Added by the wall, microseconds.
+    pub publish_unary_added: Option<Latency>,
+    /// From publish to received, one at a time.
+    pub end_to_end: Option<Latency>,
+    /// Added by the wall, microseconds.
+    pub end_to_end_added: Option<Latency>,
+}
+
+impl Wall {
+    /// From the samples behind the wall and the figures without it.
+    pub fn of(report: &Report, samples: &Samples) -> Self {
+        let walled = |rates: &BTreeMap<Arm, Vec<Rate>>| pair(rates, Rate::median).sidecar;
+        let late = |samples: &BTreeMap<Arm, Vec<Latency>>| pair(samples, Latency::median).sidecar;
+        let ratio = |walled: Option<Rate>, plain: Pair<Rate>| Some(walled?.per_second / plain.sidecar?.per_second);
+        let (publish_streaming, publish_unary_64) = (walled(&samples.streaming), walled(&samples.unary_64));
+        let (deliver, publish_unary, end_to_end) =
+            (walled(&samples.deliver), late(&samples.unary), late(&samples.echo));
+        Self {
+            publish_streaming,
+            publish_streaming_ratio: ratio(publish_streaming, report.publish_streaming),
+            publish_unary_64,
+            publish_unary_64_ratio: ratio(publish_unary_64, report.publish_unary_64),
+            deliver,
+            deliver_ratio: ratio(deliver, report.deliver),
+            publish_unary,
+            publish_unary_added: added(publish_unary, report.publish_unary.sidecar),
+            end_to_end,
+            end_to_end_added: added(end_to_end, report.end_to_end.sidecar),
+        }
+    }
+
+    fn rows(&self) -> Vec<[String; 2]> {
+        let times = |name: &str, rate: Option<Rate>, ratio: Option<f64>| {
+            Some([name.to_owned(), format!("{:.2} x  ({:.0} /s)", ratio?, rate?.per_second)])
+        };
+        let rows = [
+            times("publish, streaming", self.publish_streaming, self.publish_streaming_ratio),
+            times("publish, unary, 64 in flight", self.publish_unary_64, self.publish_unary_64_ratio),
+            plus("publish, unary, one at a time", self.publish_unary_added),
+            times("deliver and ack", self.deliver, self.deliver_ratio),
+            plus("end to end, publish stream", self.end_to_end_added),
+        ];
+        rows.into_iter().flatten().collect()
+    }
 }
 
 /// Resident bytes of a sidecar process. `None` where the system does not tell.
@@ -125,6 +193,10 @@ impl Ratios {
     }
 }
 
+fn plus(name: &str, added: Option<Latency>) -> Option<[String; 2]> {
+    added.map(|added| [name.to_owned(), format!("p50 {:+.0} us, p99 {:+.0} us", added.p50_us, added.p99_us)])
+}
+
 fn added(sidecar: Option<Latency>, direct: Option<Latency>) -> Option<Latency> {
     let (sidecar, direct) = (sidecar?, direct?);
     Some(Latency { p50_us: sidecar.p50_us - direct.p50_us, p99_us: sidecar.p99_us - direct.p99_us })
@@ -135,6 +207,10 @@ impl Report {
     pub fn text(&self) -> String {
         let mut lines = vec!["sidecar against direct".to_owned()];
         lines.extend(indented(self.ratio_rows()));
+        if let Some(wall) = &self.wall {
+            lines.extend([String::new(), "sidecar behind the wall against sidecar without it".to_owned()]);
+            lines.extend(indented(wall.rows()));
+        }
         for (title, block) in [
             ("figures", self.figures()),
             ("CPU, seconds per million events", self.cpu()),
@@ -154,9 +230,6 @@ impl Report {
 
     fn ratio_rows(&self) -> Vec<[String; 2]> {
         let times = |name: &str, ratio: Option<f64>| ratio.map(|ratio| [name.to_owned(), format!("{ratio:.2} x")]);
-        let plus = |name: &str, added: Option<Latency>| {
-            added.map(|added| [name.to_owned(), format!("p50 {:+.0} us, p99 {:+.0} us", added.p50_us, added.p99_us)])
-        };
         let ratios = &self.ratios;
         let rows = [
             times("publish, streaming", ratios.publish_streaming),
@@ -294,6 +367,7 @@ mod tests {
             end_to_end_unary: None,
             ask: latency(400.0, 900.0),
             memory: Memory { idle_bytes: Some(5 << 20), ..Memory::default() },
+            wall: None,
             sends: Pair { direct: Some("bytes".to_owned()), sidecar: None },
             run: Run { rounds: 3, data_bytes: 256, stored_bytes: 400, counts, seconds: 20.0 },
             machine: Machine {
@@ -327,6 +401,20 @@ mod tests {
         );
         assert!(text.contains("ask and reply, p50 / p99 us               -          400 / 900"), "{text}");
         assert!(!text.contains("DEBUG"), "{text}");
+    }
+
+    #[test]
+    fn the_walls_price_is_against_the_sidecar_without_it() {
+        let plain = report("release");
+        let rate = |per_second| Rate { per_second, cpu_s_per_million: Cpu { agent: None, sidecar: None, server: None } };
+        let samples = Samples {
+            streaming: [(Arm::Sidecar, vec![rate(36_000.0)])].into(),
+            echo: [(Arm::Sidecar, vec![Latency { p50_us: 300.0, p99_us: 600.0 }])].into(),
+            ..Samples::default()
+        };
+        let text = Report { wall: Some(Wall::of(&plain, &samples)), ..plain }.text();
+        assert!(text.contains("publish, streaming          0.40 x  (36000 /s)"), "{text}");
+        assert!(text.contains("end to end, publish stream  p50 +40 us, p99 +50 us"), "{text}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
+use agentbus_nats::identity::Layout;
 use agentbus_nats::names::Names;
 use agentbus_proto::Code;
 
@@ -116,21 +117,19 @@ impl<'a> Rounds<'a> {
         Ok(Self { args, counts: args.counts(), bus, direct, writer, reader, echo, samples })
     }
 
-    /// Measures everything that is wanted.
-    pub async fn run(&mut self) -> anyhow::Result<()> {
-        for round in 0..self.args.rounds {
-            let arms = self.args.arms(round);
-            if self.args.wants(Step::Publish) {
-                self.publish(&arms, round).await?;
-            }
-            if self.args.wants(Step::Deliver) {
-                self.deliver(&arms, round).await?;
-            }
-            if self.args.wants(Step::Latency) {
-                self.say(round, "latency");
-                within("latency", self.latency(&arms)).await?;
-                self.bus.clear().await?;
-            }
+    /// Measures everything that is wanted, once.
+    pub async fn run(&mut self, round: u32) -> anyhow::Result<()> {
+        let arms = self.args.arms(round);
+        if self.args.wants(Step::Publish) {
+            self.publish(&arms, round).await?;
+        }
+        if self.args.wants(Step::Deliver) {
+            self.deliver(&arms, round).await?;
+        }
+        if self.args.wants(Step::Latency) {
+            self.say(round, "latency");
+            within("latency", self.latency(&arms)).await?;
+            self.bus.clear().await?;
         }
         Ok(())
     }
@@ -144,7 +143,8 @@ impl<'a> Rounds<'a> {
     }
 
     fn say(&self, round: u32, what: &str) {
-        output::say(format!("round {} of {}: {what}", round + 1, self.args.rounds));
+        let place = if self.bus.layout() == Layout::Wall { " behind the wall" } else { "" };
+        output::say(format!("round {} of {}: {what}{place}", round + 1, self.args.rounds));
     }
 
     fn events(&self, topic: &str) -> anyhow::Result<Events> {

@@ -65,14 +65,14 @@ pub struct Sidecar {
 }
 
 impl Bus {
-    /// Starts one.
-    pub async fn start(nats_server: Option<PathBuf>) -> anyhow::Result<Self> {
+    /// Starts one in this layout.
+    pub async fn start(nats_server: Option<PathBuf>, layout: Layout) -> anyhow::Result<Self> {
         let options = server::Options::from_env(nats_server);
         let found = server::find_or_obtain(&options, &|line: &str| output::say(line));
         let binary = progress::during("getting a nats-server", found).await?;
         let folder =
             tempfile::Builder::new().prefix("agentbus-bench-").tempdir().context("cannot make a temporary folder")?;
-        let authority = Authority::generate(NAMESPACE);
+        let authority = Authority::generate(NAMESPACE).laid_out(layout);
         let now = unix_now();
         let operator = OperatorMode::of(&authority, now)?;
         let config = ConfigOptions {
@@ -93,6 +93,11 @@ impl Bus {
             server,
             _folder: folder,
         })
+    }
+
+    /// How its namespace lies on the broker.
+    pub fn layout(&self) -> Layout {
+        self.authority.layout()
     }
 
     /// Process id of nats-server.

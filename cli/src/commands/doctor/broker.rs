@@ -96,7 +96,7 @@ fn layout(layout: Layout) -> Finding {
         Layout::Plain => Finding::warn(
             "layout",
             "plain: the boundary between agents is each sidecar's process",
-            "credentials stolen from one could purge, delete and create streams, delete consumers, overwrite the registry, store \
+            "credentials stolen from one could purge and delete streams, delete consumers, overwrite the registry, store \
              fixed text under another sender and speak on inboxes they know; `broker: {wall: true}` has the broker refuse it \
              (docs/guide/wall.md)",
         ),
