@@ -42,8 +42,6 @@ struct Inner {
     options: Options,
     inbox: String,
     line: Mutex<Line>,
-    /// Somebody wants to publish.
-    wanted: Notify,
     /// There is a connection, or what was held is sent.
     ready: Notify,
     /// Bytes that may still be under way.
@@ -66,16 +64,17 @@ pub(super) struct Pending {
 }
 
 impl Publisher {
-    /// For messages over connections made like `link`; makes one when the first message comes.
-    pub fn start(link: Link, options: Options) -> Self {
+    /// Connects once more, as `link` did, for what is published.
+    pub async fn start(link: Link, options: Options) -> Result<Self, Fault> {
         let inbox = link.new_inbox();
         let room = Arc::new(Semaphore::new(options.bytes_max as usize));
-        let (line, wanted, ready) = (Mutex::default(), Notify::new(), Notify::new());
-        let inner = Arc::new(Inner { link, options, inbox, line, wanted, ready, room });
+        let (line, ready) = (Mutex::default(), Notify::new());
+        let inner = Arc::new(Inner { link, options, inbox, line, ready, room });
         let stop = CancellationToken::new();
-        tokio::spawn(carry(inner.clone(), stop.clone()));
+        let first = Wire::open(&inner.link, &inner.inbox).await?;
+        tokio::spawn(carry(inner.clone(), first, stop.clone()));
         tokio::spawn(give_up(inner.clone(), stop.clone()));
-        Self { inner, _tasks: Arc::new(stop.drop_guard()) }
+        Ok(Self { inner, _tasks: Arc::new(stop.drop_guard()) })
     }
 
     /// Hands a message to the connection, in call order; await [`Pending::outcome`].
@@ -130,7 +129,6 @@ impl Inner {
             if let Some(entered) = self.line().insert(generation, &mut slot) {
                 return Ok(entered);
             }
-            self.wanted.notify_one();
             if tokio::time::timeout_at(deadline, ready).await.is_err() {
                 return Err(self.link.down());
             }
@@ -282,16 +280,16 @@ async fn give_up(inner: Arc<Inner>, stop: CancellationToken) {
     }
 }
 
-/// Keeps a connection for what is published, once something is.
-async fn carry(inner: Arc<Inner>, stop: CancellationToken) {
+/// Keeps a connection for what is published, beginning with `first`.
+async fn carry(inner: Arc<Inner>, first: (Wire, async_nats::Subscriber), stop: CancellationToken) {
     let work = async {
-        inner.wanted.notified().await;
-        let mut failures = 0;
+        let (mut opened, mut failures) = (Ok(first), 0);
         loop {
-            match Wire::open(&inner.link, &inner.inbox).await {
+            match opened {
                 Ok((wire, answers)) => {
                     failures = 0;
                     inner.work(&Arc::new(wire), answers).await;
+                    inner.line().wire = None;
                 }
                 Err(fault) => {
                     tracing::debug!(%fault, "no connection for what is published");
@@ -299,7 +297,7 @@ async fn carry(inner: Arc<Inner>, stop: CancellationToken) {
                     tokio::time::sleep(reconnect_delay(failures)).await;
                 }
             }
-            inner.line().wire = None;
+            opened = Wire::open(&inner.link, &inner.inbox).await;
         }
     };
     tokio::select! {

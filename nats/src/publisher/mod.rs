@@ -126,9 +126,9 @@ enum Outcome {
 }
 
 impl Publisher {
-    /// Over connections made like `link`.
-    pub fn start(link: Link, options: Options) -> Self {
-        Self { way: Way::JetStream(jetstream::Publisher::start(link, options)) }
+    /// Connects once more, as `link` did, for what is published.
+    pub async fn start(link: Link, options: Options) -> Result<Self, Fault> {
+        Ok(Self { way: Way::JetStream(jetstream::Publisher::start(link, options).await?) })
     }
 
     /// Over the bus in this process.

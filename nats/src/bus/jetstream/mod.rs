@@ -41,7 +41,7 @@ impl JetStream {
     /// On a connection that is there.
     pub async fn on(link: Link) -> Result<Arc<Self>, Fault> {
         let context = jetstream::new(link.client.clone());
-        let publisher = Publisher::start(link.clone(), publisher::Options::default());
+        let publisher = Publisher::start(link.clone(), publisher::Options::default()).await?;
         Ok(Arc::new(Self { link, context, publisher, buckets: Mutex::default() }))
     }
 
