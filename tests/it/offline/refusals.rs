@@ -20,6 +20,11 @@ async fn a_full_spool_refuses_with_its_code_and_keeps_what_it_accepted() {
     let sidecar = SidecarProcess::start(&world.broker, Member { spool: Some(small), ..world.member() }).await;
     let mut client = grpc::client(&sidecar).await;
     world.broker.server.kill9().await.unwrap();
+    // What is sent before the sidecar notices and then finds no room has an unknown outcome.
+    until("noticed", || async {
+        if sidecar.metric("agentbus_broker_connected").await == 0.0 { Ok(()) } else { Err(()) }
+    })
+    .await;
     let large = |n: usize| Event { data: "x".repeat(4096).into(), ..note(&format!("n-{n}")) };
     let answers = grpc::publish_all(&mut client, (0..50).map(large)).await;
     let kept: Vec<String> =
