@@ -129,7 +129,7 @@ fn options(args: Args, executable: PathBuf) -> Result<Options, Fault> {
         Some(folder) if !folder.as_os_str().is_empty() => absolute(folder)?,
         _ => absolute(Path::new("."))?,
     };
-    let authority = authority::load_or_create(&args.dir, &project.namespace)?;
+    let authority = authority::load_or_create(&args.dir, &project.namespace)?.laid_out(project.layout());
     let quota = i64::try_from(args.quota.0).map_err(|_| bad(format!("--quota {} is too large", args.quota)))?;
     Ok(Options {
         project,

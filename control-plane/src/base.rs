@@ -76,7 +76,7 @@ impl Base {
         let publisher = bus.publisher().clone();
         let secret = redrive_secret(&options.authority)?;
         let letters = Arc::new(DeadLetters::new(Arc::clone(&bus), names.clone(), secret));
-        let shares = Arc::new(Shares::new(Arc::clone(&bus), names.clone()));
+        let shares = Arc::new(Shares::new(Arc::clone(&bus), names.clone(), Arc::clone(&reconciler.grants)));
         Ok((Self { bus, names, publisher, registry, letters, shares }, reconciler))
     }
 }

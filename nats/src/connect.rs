@@ -9,7 +9,7 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use agentbus_proto::{Code, Fault};
-use async_nats::{Auth, AuthError, Client, ConnectOptions, Event};
+use async_nats::{Auth, AuthError, Client, ConnectOptions, Event, ServerAddr};
 use nkeys::KeyPair;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -235,9 +235,14 @@ impl Link {
         };
         let (broken, violations, layout) = (CancellationToken::new(), self.violations.clone(), self.layout());
         let cancelled = broken.clone();
-        let servers = &self.options.servers;
+        // Begins anywhere among the given ones, so that they share the connections.
+        let mut given = self.options.servers.clone();
+        let first = rand::random_range(0..given.len().max(1));
+        given.rotate_left(first);
+        let servers = &with_told(given, &self.client.server_info().connect_urls);
         let connect = self.options.client(sign).name(format!("{}, {purpose}", self.options.name));
-        let connect = connect.max_reconnects(servers.len()).reconnect_delay_callback(|_| Duration::ZERO);
+        let connect = connect.retain_servers_order().max_reconnects(servers.len());
+        let connect = connect.reconnect_delay_callback(|_| Duration::ZERO);
         let connect = connect.event_callback(move |event| {
             match &event {
                 Event::Disconnected | Event::Closed => cancelled.cancel(),
@@ -268,6 +273,19 @@ impl Link {
         self.client.force_reconnect().await.map_err(|_| self.down())?;
         tokio::time::timeout(CONNECT_TIMEOUT, self.reconnected(before)).await.map_err(|_| self.down())
     }
+}
+
+/// The servers we were given, then those of their cluster that the broker told of (`host:port`), each once.
+fn with_told(given: Vec<String>, told: &[String]) -> Vec<String> {
+    let place = |server: &str| server.parse().ok().map(|server: ServerAddr| (server.host().to_owned(), server.port()));
+    let mut servers = given;
+    for server in told {
+        let new = place(server);
+        if new.is_some() && servers.iter().all(|known| place(known) != new) {
+            servers.push(server.clone());
+        }
+    }
+    servers
 }
 
 /// 0, then growing to half a second, with jitter so that sidecars do not return in step.
@@ -356,6 +374,14 @@ mod tests {
         let text = text.replace("ab.default", "$JS.ACK.bus.ab.default");
         assert_eq!(violation(&text, Layout::Wall), Some(expected));
         assert_eq!(violation("nats: maximum payload exceeded", Layout::Plain), None);
+    }
+
+    #[test]
+    fn servers_that_the_broker_told_of_come_after_the_given_ones_and_once() {
+        let given = ["nats://a:4222", "b"].map(str::to_owned);
+        let told = ["b:4222", "c:4222", "a:4222", "c:4222", "a:4223", ":x"].map(str::to_owned);
+        assert_eq!(with_told(given.to_vec(), &told), ["nats://a:4222", "b", "c:4222", "a:4223"]);
+        assert_eq!(with_told(given.to_vec(), &[]), given);
     }
 
     #[test]

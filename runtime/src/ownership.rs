@@ -20,10 +20,43 @@ const ROOT: u32 = 0;
 const STICKY: u32 = 0o1000;
 const GROUP_WRITES: u32 = 0o020;
 const OTHERS_WRITE: u32 = 0o002;
+/// Of the group and of others.
+const ENTERED: u32 = 0o011;
 
-/// The step of the path that is not safe, and why; `None` when all are.
+/// The step of the path that is not safe to write in, and why; `None` when all are.
 pub(crate) fn danger(path: &Path) -> Option<(PathBuf, String)> {
-    let me = rustix::process::geteuid().as_raw();
+    danger_to(me(), path)
+}
+
+/// The same for who only reads.
+pub(crate) fn danger_to_read(path: &Path) -> Option<(PathBuf, String)> {
+    // Of what does not exist, whoever could make it.
+    let owner = path.ancestors().find_map(|at| at.metadata().ok()).map_or(ROOT, |meta| meta.uid());
+    danger_to(reader(me(), owner), path)
+}
+
+/// Whether a folder is ours, and nobody else may enter or write to it: what lies in it is out of reach for others.
+pub(crate) fn is_shut(path: &Path) -> bool {
+    path.metadata().is_ok_and(|meta| meta.is_dir() && meta.mode() & ENTERED == 0) && danger(path).is_none()
+}
+
+/// Whether it is a folder of ours, no link to one, that others could write to if they got there.
+pub(crate) fn is_left_open(path: &Path) -> bool {
+    let writers = GROUP_WRITES | OTHERS_WRITE;
+    let left_open = |meta: Metadata| meta.is_dir() && meta.uid() == me() && meta.mode() & writers != 0;
+    path.symlink_metadata().is_ok_and(left_open)
+}
+
+fn me() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// In whose place we read. The administrator may read what is one user's alone, so takes that user's.
+fn reader(me: u32, owner: u32) -> u32 {
+    if me == ROOT && owner != UNMAPPED { owner } else { me }
+}
+
+fn danger_to(me: u32, path: &Path) -> Option<(PathBuf, String)> {
     let mut todo = steps(&std::path::absolute(path).ok()?);
     let (mut at, mut links) = (PathBuf::new(), 0);
     while let Some(step) = todo.pop_front() {
@@ -34,7 +67,7 @@ pub(crate) fn danger(path: &Path) -> Option<(PathBuf, String)> {
         }
         // What is not there is made by us; what cannot be looked at cannot be used either, and says so then.
         let seen = Step::of(&at.symlink_metadata().ok()?);
-        if let Some(why) = judge(&seen, todo.is_empty(), me) {
+        if let Some(why) = judge(&seen, &at, todo.is_empty(), me) {
             return Some((at, why));
         }
         if seen.is_link {
@@ -65,11 +98,11 @@ impl Step {
     }
 }
 
-fn judge(step: &Step, last: bool, me: u32) -> Option<String> {
+fn judge(step: &Step, at: &Path, last: bool, me: u32) -> Option<String> {
     let Step { is_link, uid, gid, mode } = *step;
     let is_folder_itself = last && !is_link;
     if uid != me && (is_folder_itself || ![ROOT, UNMAPPED].contains(&uid)) {
-        return Some(format!("belongs to user {uid}, you are {me}"));
+        return Some(format!("belongs to user {uid}, not to {me}"));
     }
     // Nobody writes to a link: it can only be replaced, in its folder.
     let writers = if is_link { 0 } else { mode & (OTHERS_WRITE | GROUP_WRITES) };
@@ -77,7 +110,12 @@ fn judge(step: &Step, last: bool, me: u32) -> Option<String> {
         return (writers != 0).then(|| "can be written by others; `chmod go-w` mends that".to_owned());
     }
     let by_others = writers & OTHERS_WRITE != 0 || writers & GROUP_WRITES != 0 && ![ROOT, me].contains(&gid);
-    (by_others && mode & STICKY == 0).then(|| "can be written by others, who may replace what is in it".to_owned())
+    (by_others && mode & STICKY == 0).then(|| {
+        let who = if writers & OTHERS_WRITE == 0 { "g" } else { "go" };
+        // Only its owner can mend it.
+        let way_out = if uid == me { format!("; `chmod {who}-w {}` mends that", at.display()) } else { String::new() };
+        format!("can be written by others, who may replace what is in it{way_out}")
+    })
 }
 
 #[cfg(test)]
@@ -91,7 +129,7 @@ mod tests {
     fn each_step_is_judged_by_who_may_write() {
         let check = |uid, gid, mode, last, safe: bool| {
             let step = Step { is_link: false, uid, gid, mode };
-            assert_eq!(judge(&step, last, 1000).is_none(), safe, "{uid}:{gid} {mode:o} {last}");
+            assert_eq!(judge(&step, Path::new("/s"), last, 1000).is_none(), safe, "{uid}:{gid} {mode:o} {last}");
         };
         // The folder itself: ours, and nobody else writes.
         check(1000, 1000, 0o700, true, true);
@@ -111,6 +149,30 @@ mod tests {
         check(0, 0, 0o777, false, false);
         check(1000, 1000, 0o775, false, true);
         check(1000, 100, 0o775, false, false);
+    }
+
+    #[test]
+    fn a_step_of_ours_is_told_with_what_mends_it() {
+        let why = |uid, mode| {
+            let step = Step { is_link: false, uid, gid: 100, mode };
+            judge(&step, Path::new("/home/a"), false, 1000).unwrap()
+        };
+        assert!(why(1000, 0o775).ends_with("; `chmod g-w /home/a` mends that"));
+        assert!(why(1000, 0o777).ends_with("; `chmod go-w /home/a` mends that"));
+        assert!(!why(ROOT, 0o775).contains("chmod"), "not ours to mend");
+    }
+
+    #[test]
+    fn only_the_administrator_reads_in_the_place_of_the_owner() {
+        assert_eq!((reader(1000, 1001), reader(1000, ROOT), reader(1000, 1000)), (1000, 1000, 1000));
+        assert_eq!((reader(ROOT, 1001), reader(ROOT, ROOT), reader(ROOT, UNMAPPED)), (1001, ROOT, ROOT));
+        // What others may write to stays refused, and so does what a third one owns.
+        let judged = |uid, mode, last| {
+            let step = Step { is_link: false, uid, gid: 1001, mode };
+            judge(&step, Path::new("/s"), last, reader(ROOT, 1001)).is_none()
+        };
+        assert!(judged(1001, 0o700, true) && judged(1001, 0o755, false) && judged(ROOT, 0o755, false));
+        assert!(!judged(1001, 0o770, true) && !judged(1001, 0o702, true) && !judged(1002, 0o755, false));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! shutdown is bounded too: first no new connections, then the open ones finish their requests, then they are cut.
 //! Long streams must be ended by their handlers; this loop only waits for them. Access control is the router's business;
 //! it tells [`Peer`] who has shown a token. Who has not is a guest: it stays for `guest_wait` at most, whatever it sends or
-//! leaves unread, and makes room for newcomers when all places are taken. Requests that are under way are cut by no timer.
+//! leaves unread, and makes room for newcomers when all places are taken. No timer here cuts a request that is under way.
 
 mod guests;
 mod refusal;

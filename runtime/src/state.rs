@@ -4,10 +4,10 @@
 //! and a file is replaced as a whole or not at all. A folder that others own or could replace is refused (`ownership`): the keys of
 //! the bus would be theirs. This file knows no names inside the folder except `lock`.
 
-use std::fs::{DirBuilder, File, Permissions, TryLockError};
+use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -84,20 +84,45 @@ fn dir_in(project: &Path, xdg: Option<PathBuf>, home: Option<PathBuf>, mac: bool
 }
 
 /// Refuses a folder that others own or may write to, or could put another one in place of. One that does not exist is fine.
+/// For who reads: the administrator may read what is one other user's alone, but not [write](create_private) there.
 pub fn check(dir: &Path) -> Result<(), Error> {
-    match ownership::danger(dir) {
+    refuse(dir, ownership::danger_to_read(dir))
+}
+
+fn check_to_write(dir: &Path) -> Result<(), Error> {
+    refuse(dir, ownership::danger(dir))
+}
+
+fn refuse(dir: &Path, danger: Option<(PathBuf, String)>) -> Result<(), Error> {
+    match danger {
         None => Ok(()),
         Some((step, why)) => Err(Error::Unsafe { path: dir.to_owned(), step, why }),
     }
 }
 
 /// Makes `dir` and its parents, for the user alone (0700), and proves that files can be written there. A folder that exists is
-/// [checked](check), and its mode left alone.
+/// [checked](check), and its mode left alone, but for what earlier versions left open inside a state folder.
 pub fn create_private(dir: &Path) -> Result<(), Error> {
     // Twice: nothing is made through a link of somebody else, and somebody may have been quicker.
-    check(dir)?;
+    shut(dir);
+    check_to_write(dir)?;
     make_private(dir)?;
-    check(dir)
+    check_to_write(dir)
+}
+
+/// Earlier versions made folders inside a state folder with the user's umask, so that the group may write to some. Where nobody
+/// else may enter the state folder none of them was ever there, and it is shut instead of refused. When that fails, it is refused.
+fn shut(dir: &Path) {
+    // Without a slash at the end, which would lead through a link.
+    let dir: PathBuf = dir.components().collect();
+    // Behind `..` a folder need not lie in what the path names before.
+    if dir.components().any(|step| step == Component::ParentDir) || !ownership::is_left_open(&dir) {
+        return;
+    }
+    let is_state = |folder: &Path| folder.join("lock").is_file() && ownership::is_shut(folder);
+    if dir.ancestors().skip(1).any(is_state) {
+        let _ = fs::set_permissions(&dir, Permissions::from_mode(0o700));
+    }
 }
 
 fn make_private(dir: &Path) -> Result<(), Error> {
@@ -171,8 +196,6 @@ fn pid_in(file: &mut File) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     fn path(text: &str) -> Option<PathBuf> {
@@ -222,6 +245,28 @@ mod tests {
         assert!(!shared.join("state").exists());
         fs::set_permissions(&shared, Permissions::from_mode(0o700)).unwrap();
         create_private(&shared.join("state")).unwrap();
+    }
+
+    #[test]
+    fn what_was_left_open_inside_a_shut_state_folder_is_shut() {
+        let folder = tempfile::tempdir().unwrap();
+        let (state, part) = (folder.path().join("state"), folder.path().join("state/nats"));
+        let set = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        fs::create_dir_all(&part).unwrap();
+        set(&part, 0o775);
+        set(&state, 0o700);
+        create_private(&part).unwrap_err();
+        // Now it is a state folder, but one that others may enter.
+        drop(InstanceLock::acquire(&state).unwrap());
+        set(&state, 0o755);
+        create_private(&part).unwrap_err();
+        set(&state, 0o700);
+        std::os::unix::fs::symlink(&part, state.join("link")).unwrap();
+        create_private(&state.join("link")).unwrap_err();
+        assert_eq!(mode(&part), 0o775, "left alone");
+        create_private(&part).unwrap();
+        assert_eq!((mode(&part), mode(&state)), (0o700, 0o700));
     }
 
     #[test]

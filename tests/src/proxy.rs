@@ -30,13 +30,19 @@ struct Trap {
 /// A running proxy.
 pub struct Proxy {
     address: SocketAddr,
+    ways: Ways,
+    cuts: watch::Sender<u64>,
+    task: JoinHandle<()>,
+}
+
+/// What is done to the bytes of all connections.
+#[derive(Clone, Default)]
+struct Ways {
     swallow: Arc<Swallow>,
     deafen: Arc<Swallow>,
     trap: Arc<Trap>,
     delay: Arc<AtomicU64>,
     held: watch::Sender<bool>,
-    cuts: watch::Sender<u64>,
-    task: JoinHandle<()>,
 }
 
 impl Proxy {
@@ -44,12 +50,9 @@ impl Proxy {
     pub async fn start(target: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
-        let (swallow, deafen, cuts) = (Arc::<Swallow>::default(), Arc::<Swallow>::default(), watch::Sender::new(0));
-        let (trap, held) = (Arc::<Trap>::default(), watch::Sender::new(false));
-        let delay = Arc::<AtomicU64>::default();
-        let ways = (swallow.clone(), deafen.clone(), trap.clone(), held.clone(), delay.clone());
-        let task = tokio::spawn(accept(listener, target.to_owned(), ways, cuts.clone()));
-        Self { address, swallow, deafen, trap, delay, held, cuts, task }
+        let (ways, cuts) = (Ways::default(), watch::Sender::new(0));
+        let task = tokio::spawn(accept(listener, target.to_owned(), ways.clone(), cuts.clone()));
+        Self { address, ways, cuts, task }
     }
 
     /// `127.0.0.1:<port>`
@@ -59,39 +62,39 @@ impl Proxy {
 
     /// From now on, what clients send is lost (true) or passed on again (false). Answers pass either way.
     pub fn swallow(&self, on: bool) {
-        self.swallow.grace.store(0, Ordering::SeqCst);
-        self.swallow.on.store(on, Ordering::SeqCst);
+        self.ways.swallow.grace.store(0, Ordering::SeqCst);
+        self.ways.swallow.on.store(on, Ordering::SeqCst);
     }
 
     /// Passes so many more bytes of clients on, and loses what they send after that.
     pub fn swallow_after(&self, bytes: u64) {
-        self.swallow.grace.store(bytes, Ordering::SeqCst);
-        self.swallow.on.store(true, Ordering::SeqCst);
+        self.ways.swallow.grace.store(bytes, Ordering::SeqCst);
+        self.ways.swallow.on.store(true, Ordering::SeqCst);
     }
 
     /// From the moment the server says this, what clients send is lost. The server's word itself is passed on.
     pub fn swallow_when(&self, said: &str) {
-        *self.trap.needle.lock().expect("no panic") = Some(said.as_bytes().to_vec());
+        *self.ways.trap.needle.lock().expect("no panic") = Some(said.as_bytes().to_vec());
     }
 
     /// From now on, what the server answers is lost (true) or passed on again (false).
     pub fn deafen(&self, on: bool) {
-        self.deafen.on.store(on, Ordering::SeqCst);
+        self.ways.deafen.on.store(on, Ordering::SeqCst);
     }
 
     /// From now on, each way takes this long.
     pub fn delay(&self, way: Duration) {
-        self.delay.store(u64::try_from(way.as_millis()).expect("short"), Ordering::SeqCst);
+        self.ways.delay.store(u64::try_from(way.as_millis()).expect("short"), Ordering::SeqCst);
     }
 
     /// From now on, what the server answers waits here (true) or is passed on again, what waited first (false).
     pub fn hold(&self, on: bool) {
-        self.held.send_replace(on);
+        self.ways.held.send_replace(on);
     }
 
     /// Bytes of clients lost so far.
     pub fn lost(&self) -> u64 {
-        self.swallow.bytes.load(Ordering::SeqCst)
+        self.ways.swallow.bytes.load(Ordering::SeqCst)
     }
 
     /// Drops all connections without a word; new ones are taken.
@@ -106,17 +109,12 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    target: String,
-    (swallow, deafen, trap, held, delay): (Arc<Swallow>, Arc<Swallow>, Arc<Trap>, watch::Sender<bool>, Arc<AtomicU64>),
-    cuts: watch::Sender<u64>,
-) {
+async fn accept(listener: TcpListener, target: String, ways: Ways, cuts: watch::Sender<u64>) {
     while let Ok((client, _)) = listener.accept().await {
         let Ok(server) = TcpStream::connect(&target).await else { continue };
         let mut cut = cuts.subscribe();
-        let (swallow, deafen, trap) = (swallow.clone(), deafen.clone(), trap.clone());
-        let (on, delay) = (swallow.clone(), delay.clone());
+        let Ways { swallow, deafen, trap, delay, held } = ways.clone();
+        let on = swallow.clone();
         let springs = move |read: &[u8]| {
             let mut needle = trap.needle.lock().expect("no panic");
             let said = |needle: &Vec<u8>| read.windows(needle.len()).any(|window| window == needle);

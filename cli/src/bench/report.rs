@@ -406,7 +406,8 @@ mod tests {
     #[test]
     fn the_walls_price_is_against_the_sidecar_without_it() {
         let plain = report("release");
-        let rate = |per_second| Rate { per_second, cpu_s_per_million: Cpu { agent: None, sidecar: None, server: None } };
+        let rate =
+            |per_second| Rate { per_second, cpu_s_per_million: Cpu { agent: None, sidecar: None, server: None } };
         let samples = Samples {
             streaming: [(Arm::Sidecar, vec![rate(36_000.0)])].into(),
             echo: [(Arm::Sidecar, vec![Latency { p50_us: 300.0, p99_us: 600.0 }])].into(),

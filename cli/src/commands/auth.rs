@@ -1,6 +1,6 @@
 //! `agentbus auth`: what a broker that somebody else runs must know of us.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use agentbus_control_plane::authority;
 use agentbus_control_plane::spec::{NAMESPACE_DEFAULT, Project};
@@ -30,18 +30,19 @@ enum Verb {
 
 /// Print the operator and the accounts of a namespace as a nats-server configuration
 ///
-/// The keys are those in the state folder (--dir), made when missing. Nothing that is printed is secret; the keys stay where they are. A
-/// namespace has one account, or two with the wall: one for the streams and the control plane, one for the sidecars. With --json each
-/// account comes with its claims, for an operator who signs them with a key of their own.
+/// The keys are those in the state folder (--dir), made when missing: for the namespace of --config, else for --namespace, else for
+/// `default`. Nothing that is printed is secret; the keys stay where they are. A namespace has one account, or two with the wall: one for
+/// the streams and the control plane, one for the sidecars. With --json each account comes with its claims, for an operator who signs them
+/// with a key of their own.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  agentbus auth bootstrap --dir /var/lib/agentbus > accounts.conf\n  agentbus auth bootstrap --dir /var/lib/agentbus --namespace sandbox --wall --json"
 )]
 struct Bootstrap {
-    /// Project file, for its namespace and its `broker.wall`
+    /// Project file, for its namespace and its `broker.wall`; keys of another namespace are refused
     #[arg(long, value_name = "FILE", env = "AGENTBUS_CONFIG")]
     config: Option<PathBuf>,
-    /// Another namespace of the same installation
+    /// Namespace to print: where there are keys, a further one of that installation, as sandboxes are
     #[arg(long, value_name = "NAMESPACE")]
     namespace: Option<String>,
     /// With the wall, whatever the project file says
@@ -60,15 +61,15 @@ pub fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
         None => Project::empty(NAMESPACE_DEFAULT),
     };
     project.wall |= args.wall;
-    state::create_private(state_dir)?;
-    let mut authority = match authority::load(state_dir) {
-        // What was made for one namespace is good for the others.
-        Ok(authority) => authority,
-        Err(_) => authority::load_or_create(state_dir, &project.namespace).map_err(Fault::from)?,
-    };
-    let namespace = args.namespace.as_ref().or(args.config.as_ref().map(|_| &project.namespace));
+    let namespace = args.namespace.as_deref();
     if let Some(namespace) = namespace {
+        // Before keys are made for it.
         name::lower_name("namespace", namespace)?;
+    }
+    state::create_private(state_dir)?;
+    let named = args.config.as_ref().map(|_| project.namespace.as_str());
+    let mut authority = keys(state_dir, named, namespace).map_err(Fault::from)?;
+    if let Some(namespace) = namespace {
         authority = authority.of_namespace(namespace)?;
     }
     let authority = authority.laid_out(project.layout());
@@ -79,6 +80,15 @@ pub fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
         output::line(line)?;
     }
     Ok(())
+}
+
+/// The keys of the folder, made when missing. With a project file they are its namespace's, as its control plane wants them: it would serve
+/// no accounts that follow from the keys of another. Without one, those that are there are good for every namespace.
+fn keys(state_dir: &Path, project: Option<&str>, namespace: Option<&str>) -> Result<Authority, authority::Error> {
+    match (project, authority::load(state_dir)) {
+        (None, Ok(authority)) => Ok(authority),
+        _ => authority::load_or_create(state_dir, project.or(namespace).unwrap_or(NAMESPACE_DEFAULT)),
+    }
 }
 
 /// What each account is for, in their order.
@@ -120,4 +130,24 @@ fn lines(authority: &Authority) -> anyhow::Result<Vec<String>> {
     }
     lines.push("}".to_owned());
     Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_made_for_the_namespace_that_a_control_plane_will_serve() {
+        let folder = tempfile::tempdir().unwrap();
+        let of = |name: &str, project: Option<&str>, namespace: Option<&str>| {
+            keys(&folder.path().join(name), project, namespace).map(|keys| keys.namespace().to_owned())
+        };
+        assert_eq!(of("a", None, None).unwrap(), NAMESPACE_DEFAULT);
+        assert_eq!(of("b", None, Some("prod")).unwrap(), "prod");
+        assert_eq!(of("c", Some("prod"), Some("sandbox")).unwrap(), "prod");
+        // They are there now: a sandbox follows from them, the project of another namespace does not fit.
+        assert_eq!(of("b", None, Some("sandbox")).unwrap(), "prod");
+        assert_eq!(of("b", Some("prod"), None).unwrap(), "prod");
+        assert!(matches!(of("b", Some("other"), None), Err(authority::Error::Namespace { .. })));
+    }
 }

@@ -15,7 +15,7 @@ use agentbus_runtime::{drain, launch, state, telemetry};
 use anyhow::Context;
 
 use crate::exit::fault;
-use crate::instance::Global;
+use crate::instance::{self, Global};
 use crate::output;
 
 /// Largest event when the broker allows more, in bytes.
@@ -55,6 +55,8 @@ pub struct Args {
 
 /// Runs until a signal.
 pub async fn run(global: &Global, args: Args) -> anyhow::Result<()> {
+    // Its keys are good for every agent.
+    instance::for_person()?;
     let Some(state_dir) = global.dir.clone() else {
         return Err(fault(Code::BadConfig, "name the state folder with --dir: the keys lie there"));
     };
@@ -79,7 +81,7 @@ fn options(args: Args, state_dir: PathBuf) -> anyhow::Result<Options> {
     };
     let project_dir = match args.config.as_deref().and_then(std::path::Path::parent) {
         Some(folder) if !folder.as_os_str().is_empty() => std::path::absolute(folder)?,
-        _ => crate::instance::current_dir()?,
+        _ => instance::current_dir()?,
     };
     let authority = authority::load_or_create(&state_dir, &project.namespace).map_err(Fault::from)?;
     let authority = authority.laid_out(project.layout());

@@ -106,7 +106,7 @@ impl Bench {
             token: "secret".into(),
             events: Arc::new(Events::new(self.bus.clone(), self.names.clone(), grants(), sizes(), letters.clone())),
             letters,
-            shares: Arc::new(Shares::new(self.bus.clone(), self.names.clone())),
+            shares: Arc::new(Shares::new(self.bus.clone(), self.names.clone(), grants())),
             instances,
             replays: replays(&self.bus, &self.names),
             alarms: watch::channel(Vec::new()).1,

@@ -23,6 +23,7 @@ use time::OffsetDateTime;
 use tokio::sync::Mutex;
 
 use crate::control::Verb;
+use crate::grants::Grants;
 
 /// Share of the space that the letters of one group may take, in per cent.
 pub const SHARE_PERCENT: u64 = 25;
@@ -43,6 +44,8 @@ const STALLED_MAX: usize = 1024;
 pub struct Shares {
     bus: Arc<dyn Bus>,
     names: Names,
+    /// Says whose groups they are.
+    grants: Arc<Grants>,
     counts: Mutex<Counts>,
 }
 
@@ -72,13 +75,24 @@ struct Weight {
 
 impl Shares {
     /// `bus` needs the control plane's rights.
-    pub fn new(bus: Arc<dyn Bus>, names: Names) -> Self {
-        Self { bus, names, counts: Mutex::default() }
+    pub fn new(bus: Arc<dyn Bus>, names: Names, grants: Arc<Grants>) -> Self {
+        Self { bus, names, grants, counts: Mutex::default() }
     }
 
-    /// What is left for letters that members of a group write, in bytes.
-    async fn left(&self, group: &str) -> Result<u64, Fault> {
-        Ok(self.look().await?.left(group, SHARE_PERCENT))
+    /// Gives room for letters that members of a group write. The counts stay locked from the look to the gift, or two replicas
+    /// would both get the last room.
+    async fn give(&self, request: &LettersRequest) -> Result<LettersAnswer, Fault> {
+        let mut counts = self.look().await?;
+        let left = counts.left(&request.group, SHARE_PERCENT);
+        Ok(counts.advance(request, left, Instant::now()))
+    }
+
+    /// Nobody takes the room of a group it is not in. A sidecar that is refused stores all the same, as when nobody answers.
+    fn check(&self, agent: &str, group: &str) -> Result<(), Fault> {
+        if self.grants.groups().of(agent).iter().any(|own| own.name == group) {
+            return Ok(());
+        }
+        Err(Fault::new(Code::ScopeDenied, format!("agent `{agent}` is not in group `{group}`")))
     }
 
     /// What may still be parked for a group, in bytes.
@@ -195,18 +209,23 @@ fn group_of(subject: &str) -> &str {
 
 #[async_trait]
 impl Verb for Shares {
-    async fn answer(&self, _agent: &str, request: &[u8]) -> Result<Value, Fault> {
+    async fn answer(&self, agent: &str, request: &[u8]) -> Result<Value, Fault> {
         let unreadable = |error: serde_json::Error| Fault::new(Code::InvalidEvent, format!("unreadable: {error}"));
         let request: LettersRequest = serde_json::from_slice(request).map_err(unreadable)?;
-        let left = self.left(&request.group).await?;
-        let answer = self.counts.lock().await.advance(&request, left, Instant::now());
-        serde_json::to_value(answer).map_err(unreadable)
+        self.check(agent, &request.group)?;
+        serde_json::to_value(self.give(&request).await?).map_err(unreadable)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use agentbus_nats::bus::{Memory, memory};
+    use agentbus_nats::identity::Authority;
+
     use super::*;
+    use crate::grants::Common;
+    use crate::groups::Groups;
+    use crate::spec::Project;
 
     fn counts(letters: &[(&str, u64)]) -> Counts {
         let mut counts = Counts { bytes_max: 1000, ..Counts::default() };
@@ -215,6 +234,44 @@ mod tests {
             counts.bytes += bytes;
         }
         counts
+    }
+
+    /// Of agents `a` and `b`, each with the group of its name, and 1000 bytes for all. The broker is not asked.
+    fn shares() -> Shares {
+        let text = "version: 1\nagents:\n  a: {runner: process, command: [c], subscribe: [file.found]}\n  \
+            b: {runner: process, command: [c], subscribe: [file.found]}\n";
+        let groups = Groups::declared(&Project::parse(text, "t").unwrap(), false);
+        let common = Common { namespace: "default".into(), servers: vec![], event_bytes_max: 1000 };
+        let grants = Arc::new(Grants::new(Arc::new(Authority::generate("default")), common, groups));
+        let bus = Memory::start(memory::Options::default()).connect("t");
+        let looked = Some(Instant::now() + Duration::from_secs(60));
+        let counts = Mutex::new(Counts { looked, ..counts(&[]) });
+        Shares { counts, ..Shares::new(bus, Names::new("default"), grants) }
+    }
+
+    async fn ask(shares: &Shares, agent: &str, group: &str, bytes: u64) -> Result<Value, Fault> {
+        let request = serde_json::to_vec(&LettersRequest { group: group.into(), bytes }).unwrap();
+        shares.answer(agent, &request).await
+    }
+
+    #[tokio::test]
+    async fn a_foreign_group_is_refused_and_keeps_its_room() {
+        let shares = shares();
+        for (agent, group) in [("a", "b"), ("stranger", "b"), ("a", "none")] {
+            let fault = ask(&shares, agent, group, 250).await.unwrap_err();
+            assert_eq!(fault.code, Code::ScopeDenied, "{agent} {group}");
+        }
+        assert!(!shares.is_stalled("b").await);
+        assert_eq!(ask(&shares, "b", "b", 250).await.unwrap()["bytes"], 250);
+    }
+
+    #[tokio::test]
+    async fn the_last_room_is_given_once() {
+        let shares = shares();
+        let (one, two) = tokio::join!(ask(&shares, "a", "a", 200), ask(&shares, "a", "a", 200));
+        let mut given = [one, two].map(|answer| answer.unwrap()["bytes"].as_u64());
+        given.sort_unstable();
+        assert_eq!(given, [Some(50), Some(200)], "what is left, and what was asked for");
     }
 
     #[test]

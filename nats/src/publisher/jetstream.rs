@@ -44,6 +44,8 @@ struct Inner {
     line: Mutex<Line>,
     /// There is a connection, or what was held is sent.
     ready: Notify,
+    /// Something is under way no more.
+    fewer: Notify,
     /// Bytes that may still be under way.
     room: Arc<Semaphore>,
 }
@@ -68,8 +70,8 @@ impl Publisher {
     pub async fn start(link: Link, options: Options) -> Result<Self, Fault> {
         let inbox = link.new_inbox();
         let room = Arc::new(Semaphore::new(options.bytes_max as usize));
-        let (line, ready) = (Mutex::default(), Notify::new());
-        let inner = Arc::new(Inner { link, options, inbox, line, ready, room });
+        let (line, ready, fewer) = (Mutex::default(), Notify::new(), Notify::new());
+        let inner = Arc::new(Inner { link, options, inbox, line, ready, fewer, room });
         let stop = CancellationToken::new();
         let first = Wire::open(&inner.link, &inner.inbox).await?;
         tokio::spawn(carry(inner.clone(), first, stop.clone()));
@@ -97,10 +99,11 @@ impl Publisher {
     /// stored ends it: nothing overtakes it.
     pub async fn store_all(&self, messages: Vec<Message>) -> Result<Vec<Stored>, Fault> {
         // An atomic batch of one is slower than a plain publish, and a plain one is atomic by itself.
-        if messages.len() > 1
-            && let Some(stored) = batch::store(&self.inner.link, &self.inner.options, &messages).await?
-        {
-            return Ok(stored);
+        if messages.len() > 1 {
+            self.inner.clear(&messages[0].subject).await?;
+            if let Some(stored) = batch::store(&self.inner.link, &self.inner.options, &messages).await? {
+                return Ok(stored);
+            }
         }
         let mut stored = Vec::with_capacity(messages.len());
         for message in messages {
@@ -130,6 +133,22 @@ impl Inner {
                 return Ok(entered);
             }
             if tokio::time::timeout_at(deadline, ready).await.is_err() {
+                return Err(self.link.down());
+            }
+        }
+    }
+
+    /// Waits until nothing that was given before now to the stream of `subject` is under way: a batch has the main
+    /// connection and would pass it. What comes later is not waited for, and what is under way ends by its own deadline.
+    async fn clear(&self, subject: &str) -> Result<(), Fault> {
+        let (mark, deadline) = (self.line().queue.mark(), Instant::now() + self.options.outcome_wait);
+        loop {
+            let fewer = self.fewer.notified();
+            if !self.line().queue.open_before(mark, subject) {
+                return Ok(());
+            }
+            self.link.up(self.options.link_wait).await?;
+            if tokio::time::timeout_at(deadline, fewer).await.is_err() {
                 return Err(self.link.down());
             }
         }
@@ -196,6 +215,7 @@ impl Inner {
     fn refuse(&self, subject: &str) {
         let refused = self.line().queue.refused(subject);
         refused.into_iter().for_each(|slot| slot.refuse(denied(subject)));
+        self.fewer.notify_waiters();
     }
 
     /// Takes an answer in; true when something that was held may go now.
@@ -211,6 +231,7 @@ impl Inner {
             }
             outcome => queue.answered(number).into_iter().for_each(|slot| slot.end(outcome.clone())),
         }
+        self.fewer.notify_waiters();
         queue.may_go()
     }
 }
@@ -233,7 +254,9 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        self.inner.line().queue.remove(self.slot);
+        if self.inner.line().queue.remove(self.slot).is_some() {
+            self.inner.fewer.notify_waiters();
+        }
     }
 }
 
@@ -275,6 +298,7 @@ async fn give_up(inner: Arc<Inner>, stop: CancellationToken) {
             () = tokio::time::sleep(LOOK_EVERY) => {
                 let late = inner.line().queue.expired(Instant::now());
                 late.into_iter().for_each(Slot::give_up);
+                inner.fewer.notify_waiters();
             }
         }
     }

@@ -87,8 +87,15 @@ impl Slot {
         }
     }
 
-    /// Tells whoever waits for it.
+    /// Tells whoever waits for it that it is stored, or as [`Slot::refuse`] does.
     pub fn end(self, outcome: Outcome) {
+        match outcome {
+            Err(fault) => self.refuse(fault),
+            stored => self.tell(stored),
+        }
+    }
+
+    fn tell(self, outcome: Outcome) {
         // The caller may have given up.
         let _ = self.answer.send(outcome);
     }
@@ -100,14 +107,14 @@ impl Slot {
     /// Tells whoever waits for it that it is refused. That is certain only if no send of it is unanswered.
     pub fn refuse(self, fault: Fault) {
         let fault = if self.unanswered { unknown() } else { fault };
-        self.end(Err(fault));
+        self.tell(Err(fault));
     }
 
     /// Tells whoever waits for it that no more is tried.
     pub fn give_up(mut self) {
         match (&self.place, self.refused.take()) {
             (Place::Due { .. }, Some(refused)) => self.refuse(refused),
-            _ => self.end(Err(unknown())),
+            _ => self.tell(Err(unknown())),
         }
     }
 }
@@ -128,6 +135,17 @@ impl Queue {
     /// Messages without an answer.
     pub fn len(&self) -> usize {
         self.slots.len()
+    }
+
+    /// Tells what was given by now from what comes later, for [`Queue::open_before`].
+    pub fn mark(&self) -> u64 {
+        self.next
+    }
+
+    /// Whether a message that was given before the mark, to the stream of `subject`, is without an answer.
+    pub fn open_before(&self, mark: u64, subject: &str) -> bool {
+        let stream = stream(subject);
+        self.slots.range(..mark).any(|(_, slot)| self::stream(&slot.subject) == stream)
     }
 
     /// There is another connection: what has no answer is sent again on it.

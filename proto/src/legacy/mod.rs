@@ -33,14 +33,13 @@ pub use door::accept;
 pub use hand::hand;
 pub use message::{Body, Message, Options};
 
-use crate::code::Code;
 use crate::event::v1::Event;
 use crate::failure::Fault;
 
 /// Reads a message of the existing format. Refuses with `INVALID_EVENT`.
 pub fn from_slice(json: &[u8]) -> Result<Message, Fault> {
-    serde_json::from_slice(json)
-        .map_err(|error| Fault::new(Code::InvalidEvent, format!("not a message of the existing format: {error}")))
+    crate::json::object(json)
+        .map_err(|fault| Fault { message: format!("not a message of the existing format: {}", fault.message), ..fault })
 }
 
 /// The event that a message means, or the one that it carries.
@@ -128,7 +127,7 @@ mod tests {
     fn refuses_what_is_no_message() {
         let check = |json: &[u8], wanted: &str| {
             let fault = from_slice(json).unwrap_err();
-            assert!(fault.code == Code::InvalidEvent && fault.message.contains(wanted), "{fault}");
+            assert!(fault.code == crate::Code::InvalidEvent && fault.message.contains(wanted), "{fault}");
         };
         check(b"", "EOF");
         check(b"{}", "missing field `message_id`");

@@ -74,6 +74,8 @@ pub struct Table {
     /// Credit kept for what groups that keep an order have asked for.
     promised: BTreeMap<Arc<str>, usize>,
     deaths: Deaths,
+    /// Something has left since it was asked last: others may have room now.
+    freed: bool,
     /// Settled lately.
     pub memory: Memory,
     /// What bounds handing out beyond credit.
@@ -109,6 +111,7 @@ impl Table {
             once: Once::default(),
             promised: BTreeMap::new(),
             deaths: Deaths::default(),
+            freed: false,
             memory: Memory::new(memory_entries_max),
             bounds,
             draining: false,
@@ -286,8 +289,15 @@ impl Table {
         Some(held)
     }
 
+    /// Whether something has left since the last time this was asked. Whoever looks from time to time wakes the groups then:
+    /// not everything leaves by the hands of somebody who does.
+    pub fn take_freed(&mut self) -> bool {
+        std::mem::take(&mut self.freed)
+    }
+
     fn remove(&mut self, id: &str) -> Option<Box<Held>> {
         let held = self.held.remove(id)?;
+        self.freed = true;
         self.by_key.remove(&held.key);
         self.once.gone(&held);
         self.deaths.suspects -= usize::from(held.fresh.suspect.is_some());

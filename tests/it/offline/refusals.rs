@@ -140,7 +140,8 @@ impl SmallDisk {
         }
         let place = tempfile::tempdir().expect("temporary folder");
         let mut mount = std::process::Command::new("mount");
-        let mounted = mount.args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(place.path()).status().expect("mount");
+        let mounted =
+            mount.args(["-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs"]).arg(place.path()).status().expect("mount");
         assert!(mounted.success(), "a small tmpfs cannot be mounted; AGENTBUS_TEST_NO_MOUNT=1 leaves this test out");
         Some(Self(place))
     }

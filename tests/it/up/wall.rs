@@ -53,9 +53,7 @@ async fn a_wall_comes_and_goes_and_the_events_stay() {
         let doctor = here.json(&["doctor"]).await;
         let found = finding(&doctor, "layout");
         assert_eq!(found["level"], if wall { "ok" } else { "warn" }, "{found}");
-        for harm in
-            ["purge and delete streams", "delete consumers", "registry", "under another sender", "inboxes"]
-        {
+        for harm in ["purge and delete streams", "delete consumers", "registry", "under another sender", "inboxes"] {
             assert_eq!(found["advice"].as_str().is_some_and(|text| text.contains(harm)), !wall, "{harm}: {found}");
         }
         assert_eq!(finding(&doctor, "your credentials")["level"], "ok", "the person looks at it with the nats CLI");
@@ -106,6 +104,12 @@ async fn agents_run_in_a_namespace_beside_the_first_one_and_neither_sees_the_oth
         here.write("beside/agentbus.yaml", project(wall).replace("version: 1", "version: 1\nnamespace: sandbox"));
         let up = at(&["up", "-d", "--beside", &folder, "--json"]).await;
         assert_eq!(up.code, 0, "{up:?}");
+        // A namespace is one bus's at a time, whatever project the second comes from.
+        here.write("again/agentbus.yaml", "version: 1\nnamespace: sandbox\n");
+        let mut again = here.agentbus(&["up", "-d", "--beside", &folder]);
+        again.current_dir(here.project.join("again"));
+        let again = agentbus_tests::installation::finish(again, None).await;
+        assert!(again.code == 64 && again.stderr.contains("namespace `sandbox` is in use"), "{again:?}");
         let copied = here.json(&["replay", "notes.created", "--into", "sandbox"]).await;
         assert_eq!((&copied["copied"], &copied["created"]), (&json!(1), &json!(false)), "{copied}");
         until("the agent's work in the sandbox", || async {
@@ -175,7 +179,7 @@ async fn what_a_foreign_broker_must_know_is_printed_for_both_layouts_and_nothing
     let url = format!("nats://127.0.0.1:{port}");
     let mut command = here.agentbus(&["control-plane", "--dir", dir, "--server", &url, "--config", "agentbus.yaml"]);
     let listen = format!("127.0.0.1:{}", agentbus_nats::server::free_port().expect("a port"));
-    command.args(["--listen", &listen, "--api-token", "t", "--quota", "64MiB", "--spawn"]);
+    command.args(["--listen", &listen, "--quota", "64MiB", "--spawn"]).env("AGENTBUS_API_TOKEN", "t");
     let _control = command.stderr(std::process::Stdio::null()).spawn().expect("started");
     until("a consumer of the agent, as the control plane made it", || async {
         let authority = agentbus_control_plane::authority::load(&keys).expect("keys");

@@ -1,7 +1,8 @@
 //! `up --beside`: the broker of another bus on this machine, for a namespace of its own on it.
 //!
 //! The keys of the namespace follow from those of that bus, which only its owner can read. The broker is told of its accounts
-//! while it runs; nothing of one namespace exists in another.
+//! while it runs; nothing of one namespace exists in another. One bus at a time has a namespace: two control planes would start
+//! the same agents on the same consumers.
 
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,7 @@ use agentbus_nats::names::Names;
 use agentbus_nats::subject;
 use agentbus_nats::topology::Sizes;
 use agentbus_proto::{Code, Fault};
+use agentbus_runtime::state::{self, InstanceLock};
 
 use super::broker::unix_now;
 use crate::exit::fault;
@@ -28,10 +30,14 @@ pub(super) struct Beside {
     pub authority: Authority,
     /// Sizes of its streams.
     pub sizes: Sizes,
+    /// The namespace is ours as long as this lives.
+    pub lock: InstanceLock,
 }
 
-/// Reaches the bus of this project or state folder, and makes its broker know the namespace.
+/// Reaches the bus of this project or state folder, takes the namespace, and makes its broker know it.
 pub(super) async fn reach(folder: &Path, namespace: &str, layout: Layout) -> anyhow::Result<Beside> {
+    // The namespace's keys come out of that bus's.
+    instance::for_person()?;
     let state = state_of(folder)?;
     let other: Instance = instance::running(&state)?;
     if other.broker.in_memory() {
@@ -44,10 +50,27 @@ pub(super) async fn reach(folder: &Path, namespace: &str, layout: Layout) -> any
         return Err(fault(Code::BadConfig, why));
     }
     let authority = authority.of_namespace(namespace)?.laid_out(layout);
+    let lock = hold(&keys, namespace)?;
     let servers = [other.broker.url.clone()];
     accounts::install(&servers, &authority, unix_now()).await?;
     let sizes = sizes(&servers, &authority).await?;
-    Ok(Beside { broker: instance::Broker { keys: Some(keys), ..other.broker }, authority, sizes })
+    Ok(Beside { broker: instance::Broker { keys: Some(keys), ..other.broker }, authority, sizes, lock })
+}
+
+/// Takes the namespace for this process. The lock lies with the keys, where all who use that broker meet.
+fn hold(keys: &Path, namespace: &str) -> anyhow::Result<InstanceLock> {
+    let folder = keys.join("beside").join(namespace);
+    state::create_private(&folder)?;
+    InstanceLock::acquire(&folder).map_err(|error| match error {
+        state::Error::Running { pid, .. } => {
+            let why = format!(
+                "namespace `{namespace}` is in use by another bus on that broker (process {pid}): stop it with `agentbus down` in its \
+                 project, or give this project another namespace (`namespace: NAME`)"
+            );
+            fault(Code::BadConfig, why)
+        }
+        other => other.into(),
+    })
 }
 
 /// Where the other bus keeps its state: the folder itself, or that of the project in it.
@@ -76,4 +99,22 @@ async fn sizes(servers: &[String], authority: &Authority) -> anyhow::Result<Size
     let found = bus.stream(&Names::new(authority.namespace()).events()).await?;
     let default = Sizes::within(i64::try_from(SPACE_DEFAULT).unwrap_or(i64::MAX));
     Ok(found.map_or(default, |info| Sizes::with_events(info.config.max_bytes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_is_one_bus_s_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = hold(folder.path(), "sandbox").unwrap();
+        let error = hold(folder.path(), "sandbox").unwrap_err();
+        let fault = error.downcast_ref::<Fault>().unwrap();
+        assert_eq!((fault.code, fault.code.exit()), (Code::BadConfig, 64));
+        assert!(fault.message.contains("namespace `sandbox` is in use") && fault.message.contains("down"), "{fault}");
+        hold(folder.path(), "other").unwrap();
+        drop(lock);
+        hold(folder.path(), "sandbox").unwrap();
+    }
 }

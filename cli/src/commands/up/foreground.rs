@@ -49,6 +49,8 @@ struct Bus {
     telemetry: Telemetry,
     instance: Instance,
     state: PathBuf,
+    /// The namespace, on the broker of another bus. Let go before the folder: whoever then starts there finds it free.
+    _held: Option<InstanceLock>,
     _lock: InstanceLock,
 }
 
@@ -140,7 +142,7 @@ async fn start(args: &Args, state: &Path) -> anyhow::Result<Bus> {
         output::say(format!("warning: {missing}"));
     }
     let telemetry = telemetry(args)?;
-    let Ground { authority, broker, memory, described, sizes } = ground(args, &plan, telemetry.tracer()).await?;
+    let Ground { authority, broker, memory, described, sizes, held } = ground(args, &plan, telemetry.tracer()).await?;
     if memory.is_some() {
         output::say(memory::WARNING);
     }
@@ -166,7 +168,7 @@ async fn start(args: &Args, state: &Path) -> anyhow::Result<Bus> {
         me,
     };
     state::write_private(&instance::file(state), &serde_json::to_vec_pretty(&instance)?)?;
-    Ok(Bus { control, broker, memory, telemetry, instance, state: state.to_owned(), _lock: lock })
+    Ok(Bus { control, broker, memory, telemetry, instance, state: state.to_owned(), _held: held, _lock: lock })
 }
 
 /// What a bus stands on: a broker of its own, that of another bus, or the memory of this process.
@@ -177,15 +179,17 @@ struct Ground {
     /// As it is written down.
     described: instance::Broker,
     sizes: Sizes,
+    /// The right to the namespace, on the broker of another bus.
+    held: Option<InstanceLock>,
 }
 
 async fn ground(args: &Args, plan: &Plan, tracer: Tracer) -> anyhow::Result<Ground> {
     let (state, namespace, layout) = (&plan.state, &plan.project.namespace, plan.project.layout());
     let in_memory = plan.in_memory(args)?;
     if let Some(folder) = &args.beside {
-        let Beside { broker, authority, sizes } = beside::reach(folder, namespace, layout).await?;
+        let Beside { broker, authority, sizes, lock } = beside::reach(folder, namespace, layout).await?;
         let described = instance::Broker { creds: person(state, &authority)?, layout, ..broker };
-        return Ok(Ground { authority, broker: None, memory: None, described, sizes });
+        return Ok(Ground { authority, broker: None, memory: None, described, sizes, held: Some(lock) });
     }
     keys::check(state, namespace)?;
     let authority = authority::load_or_create(state, namespace).map_err(Fault::from)?.laid_out(layout);
@@ -195,13 +199,14 @@ async fn ground(args: &Args, plan: &Plan, tracer: Tracer) -> anyhow::Result<Grou
         let (program, creds) = (PathBuf::new(), PathBuf::new());
         let described = instance::Broker { url, version, program, creds, keys: None, layout };
         let sizes = Sizes::within(memory::QUOTA_BYTES);
-        return Ok(Ground { authority, broker: None, memory: Some(memory::local(tracer)), described, sizes });
+        let memory = Some(memory::local(tracer));
+        return Ok(Ground { authority, broker: None, memory, described, sizes, held: None });
     }
     let binary = broker::obtain(args.nats_server.clone()).await?;
     let broker = broker::start(binary, state, args.port, &authority).await?;
     let (url, version, program) = (broker.url.clone(), broker.version.clone(), broker.program.clone());
     let described = instance::Broker { url, version, program, creds, keys: None, layout };
-    Ok(Ground { authority, sizes: broker.sizes, broker: Some(broker), memory: None, described })
+    Ok(Ground { authority, sizes: broker.sizes, broker: Some(broker), memory: None, described, held: None })
 }
 
 /// All that does not depend on what the bus stands on.

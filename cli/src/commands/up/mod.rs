@@ -119,7 +119,9 @@ pub async fn run(global: &Global, args: Args) -> anyhow::Result<()> {
     }
     // Mistakes show here, at once, and not through a log. The child reads again: it is the one who holds the lock.
     let plan = Plan::load(&args, &state)?;
-    keys::check(&state, &plan.project.namespace)?;
+    if args.beside.is_none() {
+        keys::check(&state, &plan.project.namespace)?;
+    }
     let server = match plan.in_memory(&args)? || args.beside.is_some() {
         true => None,
         false => Some(broker::obtain(args.nats_server.clone()).await?.path),

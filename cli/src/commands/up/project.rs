@@ -56,9 +56,16 @@ impl Plan {
         Ok(Self { project: Project::empty(NAMESPACE_DEFAULT), folder, state })
     }
 
-    /// Whether the bus is inside `up`. Refuses a wall that would have nothing to stand on.
+    /// Whether the bus is inside `up`. Refuses a wall that would have nothing to stand on, and a broker shared by a project that wants none.
     pub(super) fn in_memory(&self, args: &Args) -> anyhow::Result<bool> {
         let memory = args.memory || self.project.broker == BrokerMode::Memory;
+        if memory && args.beside.is_some() {
+            return Err(fault(
+                Code::BadConfig,
+                "--beside works on another bus's broker, and this project wants none: leave out --beside, or \
+                 `broker: {mode: memory}` in agentbus.yaml",
+            ));
+        }
         if memory && self.project.wall {
             return Err(fault(
                 Code::BadConfig,
@@ -85,4 +92,32 @@ fn folder_of(config: &Path) -> anyhow::Result<PathBuf> {
 pub(super) fn make_state(state: &Path) -> anyhow::Result<()> {
     // The kind of the cause decides between a full disk and bad settings.
     Ok(state::create_private(state)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Only {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn no_broker_and_that_of_another_bus_do_not_go_together() {
+        let args = |line: &str| Only::try_parse_from(line.split(' ')).unwrap().args;
+        let mut project = Project::empty("sandbox");
+        project.broker = BrokerMode::Memory;
+        let mut plan = Plan { project, folder: PathBuf::new(), state: PathBuf::new() };
+        assert!(plan.in_memory(&args("up -d")).unwrap());
+        let error = plan.in_memory(&args("up --beside ../first")).unwrap_err();
+        let fault = error.downcast_ref::<Fault>().unwrap();
+        assert_eq!(fault.code, Code::BadConfig);
+        assert!(fault.message.contains("mode: memory"), "{fault}");
+        plan.project.broker = BrokerMode::Managed;
+        assert!(!plan.in_memory(&args("up --beside ../first")).unwrap());
+    }
 }

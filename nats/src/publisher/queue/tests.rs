@@ -138,3 +138,29 @@ fn an_unanswered_send_stays_unknown_whatever_is_said_of_later_ones() {
     assert!(line.give("ab.x"));
     assert_eq!(line.code_at_the_end(0), Code::OutcomeUnknown);
 }
+
+#[test]
+fn a_refusal_is_certain_only_when_every_send_was_answered() {
+    for (again, told) in [(false, Code::StreamFull), (true, Code::OutcomeUnknown)] {
+        let mut line = Line::new();
+        assert!(line.give("ab.x"));
+        if again {
+            line.pass(2000);
+            assert_eq!(line.send(), [0]);
+        }
+        line.queue.answered(0).unwrap().end(Err(Fault::new(Code::StreamFull, "full")));
+        assert_eq!(line.answers.get_mut(&0).unwrap().try_recv().unwrap().unwrap_err().code, told);
+    }
+}
+
+#[test]
+fn what_was_given_before_a_mark_is_open_until_it_is_answered_in_its_own_stream() {
+    let mut line = Line::new();
+    assert!(!line.queue.open_before(line.queue.mark(), "ab.y"));
+    assert!(line.give("ab.x") && line.give("abd.x"));
+    let mark = line.queue.mark();
+    assert!(line.give("ab.x"));
+    assert!(line.queue.open_before(mark, "ab.y") && !line.queue.open_before(mark, "abr.y"));
+    line.stored(0);
+    assert!(!line.queue.open_before(mark, "ab.y") && line.queue.open_before(mark, "abd.y"));
+}

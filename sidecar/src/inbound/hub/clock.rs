@@ -51,7 +51,8 @@ impl Hub {
             }
             let commands = self.table().tick(Instant::now(), extend);
             self.try_again();
-            if self.table().reads_again() {
+            let (freed, again) = (self.table().take_freed(), self.table().reads_again());
+            if freed || again {
                 self.after_all();
             }
             self.metrics().in_flight.set(self.held() as i64);

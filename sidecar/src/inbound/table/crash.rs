@@ -29,8 +29,17 @@ const SAME_DEATH: Duration = Duration::from_secs(2);
 pub(super) struct Deaths {
     /// Suspects held.
     pub(super) suspects: usize,
-    /// When a connection broke last, and the groups it was a failure for.
-    broken: Option<(Instant, Vec<Arc<str>>)>,
+    /// The connections that broke last.
+    broken: Option<Broken>,
+}
+
+/// Connections that broke with something in hand, all by the same death.
+struct Broken {
+    at: Instant,
+    /// When the first of them did, as suspects have it.
+    death_ms: u64,
+    /// The groups it was a failure for.
+    groups: Vec<Arc<str>>,
 }
 
 impl Table {
@@ -44,11 +53,11 @@ impl Table {
     /// from outside, which speaks against all that these groups would give it, whether it held something or not.
     pub fn agent_exited(&mut self, killed: &[Arc<str>], now: (Instant, SystemTime)) -> Vec<Command> {
         let ids = self.ids(|held| matches!(held.state, State::Out { .. }));
-        let (mut commands, mut hit) = self.died(ids, now);
-        let known = self.deaths.broken.take().filter(|(at, _)| now.0.duration_since(*at) < SAME_DEATH);
-        hit.extend(known.into_iter().flat_map(|(_, groups)| groups));
+        let mut commands = self.died(ids, now);
+        let broken = self.deaths.broken.take();
+        let hit = |group: &&Arc<str>| broken.as_ref().is_some_and(|broken| broken.groups.contains(group));
         let death = format!("killed at {}", millis(now.1));
-        for group in killed.iter().filter(|group| !hit.contains(group)) {
+        for group in killed.iter().filter(|group| !hit(group)) {
             if self.bounds.failed(group, Some(&death), now.0) {
                 commands.push(Command::LeaveAlone(group.clone()));
             }
@@ -60,29 +69,33 @@ impl Table {
 
     /// A connection broke with these in hand.
     pub(super) fn connection_broke(&mut self, ids: Vec<Id>, now: (Instant, SystemTime)) -> Vec<Command> {
-        let (commands, hit) = self.died(ids, now);
-        self.deaths.broken = Some((now.0, hit));
-        commands
+        self.died(ids, now)
     }
 
-    /// Whoever had these is dead. Returns what is to be done, and the groups it was a failure for.
-    fn died(&mut self, ids: Vec<Id>, (now, clock): (Instant, SystemTime)) -> (Vec<Command>, Vec<Arc<str>>) {
+    /// Whoever had these is dead. Several connections of one process break one after the other: together they are one death.
+    fn died(&mut self, ids: Vec<Id>, (now, clock): (Instant, SystemTime)) -> Vec<Command> {
+        let before = self.deaths.broken.take().filter(|broken| now.duration_since(broken.at) < SAME_DEATH);
+        let mut broken = before.unwrap_or(Broken { at: now, death_ms: millis(clock), groups: Vec::new() });
         let out = self.held.values().filter(|held| matches!(held.state, State::Out { .. })).count();
         // What another connection has in hand may be the same process's: then, too, nobody knows.
-        let alone = ids.len() == 1 && out == 1;
+        let alone = ids.len() == 1 && out == 1 && broken.groups.is_empty();
         let mut hit: BTreeMap<Arc<str>, Option<String>> = BTreeMap::new();
         let mut commands = Vec::with_capacity(ids.len());
         for id in ids {
             let Some(held) = self.held.get(&id) else { continue };
             hit.insert(held.key.group.clone(), alone.then(|| held.fresh.head.id.clone()));
-            commands.extend(if alone { self.blame(&id) } else { self.suspect(&id, (now, clock)) });
+            commands.extend(if alone { self.blame(&id) } else { self.suspect(&id, now, broken.death_ms) });
         }
+        hit.retain(|group, _| !broken.groups.contains(group));
         for (group, event) in &hit {
             if self.bounds.failed(group, event.as_deref(), now) {
                 commands.push(Command::LeaveAlone(group.clone()));
             }
         }
-        (commands, hit.into_keys().collect())
+        broken.at = now;
+        broken.groups.extend(hit.into_keys());
+        self.deaths.broken = Some(broken);
+        commands
     }
 
     /// It kills its agent. What died with it once and waits here is free again.
@@ -100,9 +113,9 @@ impl Table {
     }
 
     /// It may be the one that kills its agent.
-    fn suspect(&mut self, id: &str, (now, clock): (Instant, SystemTime)) -> Option<Command> {
+    fn suspect(&mut self, id: &str, now: Instant, death_ms: u64) -> Option<Command> {
         let mut held = self.remove(id)?;
-        let (crashes, death_ms) = (held.fresh.suspect.as_ref().map_or(0, |suspect| suspect.crashes), millis(clock));
+        let crashes = held.fresh.suspect.as_ref().map_or(0, |suspect| suspect.crashes);
         held.fresh.suspect = Some(Suspect { crashes, death_ms, stays: false });
         if held.group.keeps_order() && !held.fresh.at_most_once {
             held.back_in_line(now);

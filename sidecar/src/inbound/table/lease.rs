@@ -121,7 +121,7 @@ impl Table {
             Agent::LeftAlone
         } else if readers.peek().is_none() {
             Agent::Away
-        } else if self.room(group) > 0 && readers.any(|s| s.room() > 0) {
+        } else if self.room(group) > 0 && self.has_taker(group) {
             Agent::Free
         } else {
             Agent::Busy

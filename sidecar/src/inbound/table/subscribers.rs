@@ -1,7 +1,7 @@
 //! Who takes deliveries, and how many: credit says what is asked of the broker, and who gets what waits.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,6 +10,7 @@ use agentbus_proto::{Code, Fault};
 use tokio::sync::mpsc;
 
 use super::{BYTES_MAX, Command, Held, State, Table};
+use crate::breaker;
 use crate::inbound::admit;
 
 /// Largest credit of one subscriber.
@@ -59,6 +60,11 @@ impl Subscriber {
     }
 }
 
+/// Whether a subscriber reads another group than this one to which something is promised.
+fn is_promising(promised: &BTreeMap<Arc<str>, usize>, subscriber: &Subscriber, group: &str) -> bool {
+    promised.keys().any(|name| **name != *group && subscriber.groups.contains(name))
+}
+
 impl Table {
     /// Takes a subscriber in.
     pub fn attach(&mut self, groups: Vec<Arc<str>>, credit: usize, tx: mpsc::Sender<Outgoing>) -> u64 {
@@ -92,7 +98,7 @@ impl Table {
     /// How many more deliveries of a group can be taken: what its subscribers have credit for, less what waits for them.
     /// What an answered poll holds is nobody's credit any more: the agent asks again when it can take more.
     pub fn demand(&self, group: &str) -> usize {
-        if self.draining || self.deaths.suspects > 0 || self.closed.contains(group) || self.is_taken(group) {
+        if self.draining || self.is_hunting() || self.closed.contains(group) || self.is_taken(group) {
             return 0;
         }
         let reads = |subscriber: &&Subscriber| subscriber.groups.iter().any(|name| &**name == group);
@@ -143,19 +149,47 @@ impl Table {
 
     /// How many more may be handed out, whatever the credit.
     pub(super) fn room(&self, group: &str) -> usize {
-        if self.bounds.is_loose() && self.deaths.suspects == 0 {
+        let hunting = self.is_hunting();
+        if self.bounds.is_loose() && !hunting {
             return usize::MAX;
         }
         let out = self.held.values().filter(|held| held.state != State::Waiting);
         let (all, own) = out.fold((0, 0), |(all, own), held| (all + 1, own + usize::from(*held.key.group == *group)));
         let room = self.bounds.room(group, all, own);
-        if self.deaths.suspects == 0 {
+        if !hunting {
             return room;
         }
         // A suspect before all others, and alone.
         let next = self.ready.get(group).and_then(VecDeque::front).and_then(|id| self.held.get(id));
         let alone = all == 0 && next.is_some_and(|held| held.fresh.suspect.is_some());
         if alone { room.min(1) } else { 0 }
+    }
+
+    /// Whether suspects keep everything else back: one is out, or one could be. Not one that can go nowhere because its breaker
+    /// is open or nobody reads its group: the others would wait with it.
+    fn is_hunting(&self) -> bool {
+        let could_go = |group: &Arc<str>| {
+            let reads = |s: &Subscriber| s.credit > 0 && s.groups.contains(group);
+            self.bounds.state(group) != breaker::State::Open && self.subscribers.values().any(reads)
+        };
+        let counts = |held: &Held| held.state != State::Waiting || could_go(&held.key.group);
+        self.deaths.suspects > 0 && self.held.values().any(|held| held.fresh.suspect.is_some() && counts(held))
+    }
+
+    /// How many more of this group may go to those who read a group, too, to which something is promised: what they have room
+    /// for in all, less the promises.
+    fn spare(&self, group: &str) -> usize {
+        let reads =
+            |s: &&Subscriber| s.groups.iter().any(|name| &**name == group) && is_promising(&self.promised, s, group);
+        let room: usize = self.subscribers.values().filter(reads).map(Subscriber::room).sum();
+        room.saturating_sub(self.promised_beside(group))
+    }
+
+    /// Whether somebody takes the next delivery of this group.
+    pub(super) fn has_taker(&self, group: &str) -> bool {
+        let spare = self.spare(group) > 0;
+        let reads = |s: &Subscriber| s.room() > 0 && s.groups.iter().any(|name| &**name == group);
+        self.subscribers.values().any(|s| reads(s) && (spare || !is_promising(&self.promised, s, group)))
     }
 
     /// Hands out what waits to who has credit, the least busy first. `hand` makes the frame and may note a span. Gives
@@ -170,11 +204,15 @@ impl Table {
         if self.draining {
             return late;
         }
-        let kept = self.promised_beside(group);
-        for _ in 0..self.room(group) {
+        let (mut spare, mut left) = (self.spare(group), self.room(group));
+        while left > 0 {
             let Some(queue) = self.ready.get_mut(group) else { return late };
             let Some(id) = queue.front().cloned() else { return late };
-            let free = |s: &Subscriber| s.room() > kept && s.groups.iter().any(|name| &**name == group);
+            let promised = &self.promised;
+            let free = |s: &Subscriber| {
+                let reads = s.room() > 0 && s.groups.iter().any(|name| &**name == group);
+                reads && (spare > 0 || !is_promising(promised, s, group))
+            };
             let candidates = self.subscribers.iter_mut().map(|(id, s)| (*id, s));
             let Some((to, subscriber)) = candidates.filter(|(_, s)| free(s)).min_by_key(|(_, s)| s.out) else {
                 return late;
@@ -183,11 +221,13 @@ impl Table {
             let Some(held) = self.held.get_mut(&id) else { continue };
             if admit::expired(&held.fresh.head, clock).is_some() {
                 late.extend(self.remove(&id).map(|held| *held));
+                left = self.room(group);
                 continue;
             }
             if held.is_lapsed(now) {
                 // It comes again in its order.
                 self.remove(&id);
+                left = self.room(group);
                 continue;
             }
             let delivery = hand(&id, held, held.fresh.ack_deadline);
@@ -197,6 +237,8 @@ impl Table {
                 queue.push_front(id);
                 continue;
             }
+            spare -= usize::from(is_promising(promised, subscriber, group)).min(spare);
+            left -= 1;
             subscriber.out += 1;
             held.state = State::Out { to, since: now, deadline: now + held.fresh.ack_deadline };
         }
@@ -210,7 +252,12 @@ impl Table {
             if let State::Out { to, .. } = held.state {
                 held.state = State::Waiting;
                 held.span = None;
-                self.ready.entry(held.key.group.clone()).or_default().push_front(id.as_str().into());
+                let (group, is_suspect) = (held.key.group.clone(), held.fresh.suspect.is_some());
+                let queue = self.ready.entry(group).or_default();
+                // Suspects stay in front.
+                let is_other = |id: &Arc<str>| self.held.get(id).is_none_or(|held| held.fresh.suspect.is_none());
+                let at = if is_suspect { 0 } else { queue.iter().position(is_other).unwrap_or(queue.len()) };
+                queue.insert(at, id.as_str().into());
                 self.release(to);
             }
         }

@@ -176,3 +176,73 @@ fn a_suspect_behind_a_busy_agent_goes_on_until_it_is_old() {
     };
     assert!(gone(false) && !gone(true));
 }
+
+#[test]
+fn a_suspect_that_expires_in_the_queue_holds_nobody_up() {
+    let mut f = fixture();
+    let (late, _next) = (f.put_suspect(1, suspect(1)), f.put_suspect(2, suspect(1)));
+    let expires = SystemTime::UNIX_EPOCH + Duration::from_secs(5);
+    let queue = f.table.ready.get_mut("readers").unwrap();
+    queue.make_contiguous().sort();
+    f.table.held.get_mut(&*late).unwrap().fresh.head.expires = Some(expires.into());
+    let (_id, mut rx) = f.subscribe(3);
+    let frame = |id: &str, _: &mut Held, _| wire::Delivery { delivery_id: id.to_owned(), ..Default::default() };
+    f.table.take_freed();
+    assert_eq!(f.table.dispatch("readers", (f.start, expires), frame).len(), 1);
+    assert_eq!(received(&mut rx), ["id2"]);
+    assert!(f.table.take_freed() && !f.table.take_freed(), "the groups that waited for it are woken, once");
+}
+
+#[test]
+fn two_connections_of_one_process_are_one_death() {
+    let mut f = watched();
+    let (one, _rx) = f.subscribe(1);
+    let (two, _other) = f.subscribe(1);
+    f.put(1);
+    f.put(2);
+    f.dispatch();
+    let mut commands = f.table.detach(one, Gone::Broken, (f.start, CLOCK));
+    let later = (f.start + Duration::from_millis(5), CLOCK + Duration::from_millis(5));
+    commands.extend(f.table.detach(two, Gone::Broken, later));
+    assert_eq!(found(&commands), (vec![1, 2], vec![]));
+    let deaths: Vec<_> = commands
+        .iter()
+        .filter_map(|command| match command {
+            Command::Suspect(held) => held.fresh.suspect.as_ref().map(|suspect| suspect.death_ms),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(deaths, [0, 0], "whoever is found frees the other one");
+    f.table.agent_started();
+    let (id, _rx) = f.subscribe(1);
+    f.put(3);
+    f.dispatch();
+    assert_eq!(found(&f.table.detach(id, Gone::Broken, later)), (vec![], vec![3]), "another process, another death");
+}
+
+#[test]
+fn a_suspect_that_can_go_nowhere_keeps_nobody_back() {
+    let mut f = watched();
+    let (tx, _rx) = mpsc::channel(64);
+    f.table.attach(vec!["readers".into(), "others".into()], 5, tx);
+    f.put_suspect(1, suspect(1));
+    assert_eq!(f.table.demand("others"), 0, "it goes first, and alone");
+    let group: Arc<str> = "readers".into();
+    for event in ["a", "b", "c", "d", "e"] {
+        f.table.bounds.failed(&group, Some(event), f.start);
+    }
+    assert!(f.table.demand("others") > 0, "its breaker is open");
+}
+
+#[test]
+fn what_comes_back_from_an_answer_that_never_left_stays_behind_suspects() {
+    let mut f = fixture();
+    let (_id, mut rx) = f.subscribe(1);
+    let id = f.put(1);
+    f.dispatch();
+    assert_eq!(received(&mut rx), ["id1"]);
+    f.put_suspect(2, suspect(1));
+    f.table.unhand(&[id]);
+    f.dispatch();
+    assert_eq!(received(&mut rx), ["id2"]);
+}

@@ -51,3 +51,25 @@ fn what_comes_in_behind_an_open_breaker_goes_back_at_once() {
         assert_eq!(back.len(), if keeps_order { 1 } else { 2 }, "never at the price of the last attempt");
     }
 }
+
+/// Each keeps one place for the group that keeps an order, but not each for all of it.
+#[test]
+fn a_promise_is_kept_by_all_its_readers_together() {
+    let mut f = fixture();
+    let both = || -> Vec<Arc<str>> { vec!["readers".into(), "ordered".into()] };
+    let mut inboxes = Vec::new();
+    for _ in 0..2 {
+        let (tx, rx) = mpsc::channel(8);
+        f.table.attach(both(), 1, tx);
+        inboxes.push(rx);
+    }
+    f.table.promise("ordered", 1);
+    f.put(1);
+    f.put(2);
+    f.dispatch();
+    let handed: usize = inboxes.iter_mut().map(|rx| received(rx).len()).sum();
+    assert_eq!(handed, 1, "one place of two is promised");
+    let (_id, mut free) = f.subscribe(1);
+    f.dispatch();
+    assert_eq!(received(&mut free), ["id2"], "who reads nothing that is promised is free");
+}
