@@ -51,8 +51,12 @@ impl Hub {
             }
             let commands = self.table().tick(Instant::now(), extend);
             self.try_again();
-            let (freed, again) = (self.table().take_freed(), self.table().reads_again());
-            if freed || again {
+            let wake = {
+                let mut table = self.table();
+                let (freed, again) = (table.take_freed(), table.reads_again());
+                freed || again
+            };
+            if wake {
                 self.after_all();
             }
             self.metrics().in_flight.set(self.held() as i64);
