@@ -1,6 +1,7 @@
 //! Logs and traces of one process: set up once in `main`, flushed once at the end.
 //!
-//! Logs go to stderr through `tracing`, filtered by `AGENTBUS_LOG` (default: `info`, the NATS client only from `warn`).
+//! Logs go to stderr through `tracing`, filtered by `AGENTBUS_LOG` (default: `info`, the NATS client only from `warn`, and its connector
+//! not at all: a connection that is not made again is no error, and whether the broker is there is told by us).
 //! Spans go to an OTLP collector when `--otlp` or the standard `OTEL_*` variables name one; otherwise the tracer is disabled.
 //! The two are apart on purpose: log lines are not spans, and [`crate::trace`] needs no subscriber.
 
@@ -18,7 +19,7 @@ use crate::trace::Tracer;
 /// The variable that filters logs, in `tracing` directives: `debug`, `info,agentbus_sidecar=trace`.
 pub const LOG_VARIABLE: &str = "AGENTBUS_LOG";
 
-const LOG_DEFAULT: &str = "info,async_nats=warn";
+const LOG_DEFAULT: &str = "info,async_nats=warn,async_nats::connector=off";
 
 /// How long the last spans may take to leave; then the process ends without them.
 const FLUSH_MAX: Duration = Duration::from_secs(5);
