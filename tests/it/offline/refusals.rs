@@ -75,13 +75,7 @@ async fn nothing_overtakes_an_event_of_the_spool_that_the_full_stream_has_no_roo
     let events: Vec<Event> = [large("large")].into_iter().chain(notes("small", 20)).collect();
     publish(&mut client, events.clone(), Stored::Spool).await;
     world.broker.server.restart().await.unwrap();
-    // Whoever listens hears each try, stored or not.
-    let mut tries = world.broker.link.client.subscribe("ab.default.n.writer.>").await.unwrap();
-    let mut heard = 0;
-    while heard < 3 {
-        let event = tokio::time::timeout(Duration::from_secs(30), tries.next()).await.expect("a try").expect("open");
-        heard += usize::from(event.payload.len() > 40_000);
-    }
+    three_tries(&world).await;
     world.room(1024 * 1024).await;
     spooled(&sidecar, 0.0).await;
     let expected: Vec<String> = ["before".to_owned()].into_iter().chain(ids(&events)).collect();
@@ -116,17 +110,22 @@ async fn nothing_overtakes_it_either_when_the_first_of_the_spool_was_stored_befo
     publish(&mut client, vec![large("large"), note("small")], Stored::Spool).await;
     proxy.deafen(false);
     world.broker.server.restart().await.unwrap();
+    three_tries(&world).await;
+    world.room(1024 * 1024).await;
+    spooled(&sidecar, 0.0).await;
+    let (counts, order) = world.stored().await;
+    assert_eq!(order, ["before", "stored", "large", "small"]);
+    assert!(counts.values().all(|count| *count == 1));
+}
+
+/// Waits until the large event has been tried three times. Whoever listens hears each try, stored or not.
+async fn three_tries(world: &World) {
     let mut tries = world.broker.link.client.subscribe("ab.default.n.writer.>").await.unwrap();
     let mut heard = 0;
     while heard < 3 {
         let event = tokio::time::timeout(Duration::from_secs(30), tries.next()).await.expect("a try").expect("open");
         heard += usize::from(event.payload.len() > 40_000);
     }
-    world.room(1024 * 1024).await;
-    spooled(&sidecar, 0.0).await;
-    let (counts, order) = world.stored().await;
-    assert_eq!(order, ["before", "stored", "large", "small"]);
-    assert!(counts.values().all(|count| *count == 1));
 }
 
 /// A small disk that goes away with the test. Needs root on Linux, like the tests in `up/disk.rs`.
